@@ -1,0 +1,43 @@
+"""Alembic's environment: migrates over asyncpg, the URL from the caller or DATABASE_URL."""
+
+import asyncio
+import os
+
+from alembic import context
+from freya_gateway.db.engine import async_url
+from freya_gateway.db.models import SQLModel
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+
+# One lock for all who migrate: two replicas that start together must not both create the tables.
+MIGRATION_LOCK = 4_073_215_861
+
+
+def _url() -> str:
+    url = context.config.attributes.get("url") or os.environ.get("DATABASE_URL")
+    if not url:
+        raise SystemExit("Set DATABASE_URL to the database to migrate, or call `freya db upgrade`.")
+    return url
+
+
+def _migrate(connection: Connection) -> None:
+    connection.exec_driver_sql(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
+    connection.commit()
+    context.configure(connection=connection, target_metadata=SQLModel.metadata, compare_server_default=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def _run() -> None:
+    engine = create_async_engine(async_url(_url()))
+    async with engine.connect() as connection:
+        await connection.run_sync(_migrate)
+    await engine.dispose()
+
+
+if context.is_offline_mode():
+    context.configure(dialect_name="postgresql", target_metadata=SQLModel.metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+else:
+    asyncio.run(_run())

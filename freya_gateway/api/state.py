@@ -1,0 +1,53 @@
+"""What a request finds of the running gateway: built in `app`, reached as `request.state.gateway`."""
+
+import asyncio
+import random
+from dataclasses import dataclass
+
+from loguru import logger
+
+from freya_gateway.api.auth import Authenticator
+from freya_gateway.api.rate import SendLimiter
+from freya_gateway.api.users import KnownUsers
+from freya_gateway.clock import Now
+from freya_gateway.db.engine import Database
+from freya_gateway.db.schema import schema_state
+from freya_gateway.events.hub import Bye, Hub
+from freya_gateway.events.log import EventLog
+from freya_gateway.metrics import Metrics
+from freya_gateway.settings import Settings
+from freya_gateway.turns.service import TurnService
+from freya_gateway.turns.supervisor import Supervisor
+
+FAREWELL_SECONDS = 2.0  # for the streams to write their `bye`
+DEPLOY_RETRY_MS = (500, 2500)
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The parts that routes call, and the way out."""
+
+    settings: Settings
+    database: Database
+    users: KnownUsers
+    authenticator: Authenticator
+    limiter: SendLimiter
+    hub: Hub
+    log: EventLog
+    turns: TurnService
+    supervisor: Supervisor
+    metrics: Metrics
+    now: Now
+    draining: bool = False
+
+    async def drain(self, grace: float) -> None:
+        """Accepts no more sends, gives running turns `grace` seconds, tells every stream `bye`; then may be closed."""
+        logger.info("draining", streams=self.hub.open, grace=grace)
+        self.draining = True
+        self.turns.accepting = False
+        await self.supervisor.drain(grace)
+        self.hub.dismiss_all(lambda: Bye("deploy", retry_ms=random.randint(*DEPLOY_RETRY_MS)))
+        deadline = asyncio.get_running_loop().time() + FAREWELL_SECONDS
+        while self.hub.open and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        logger.info("drained", streams=self.hub.open)

@@ -1,0 +1,151 @@
+"""The context engine: puts into a model call what Freya should have in mind, within the budget.
+
+Blocks in order: persona, facts, recent history, recalled passages, the user's words. The first three change as rarely
+as possible, because providers bill a repeated prefix at a fraction. One short read; no session outlives it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from freya_gateway.context.budget import MESSAGE_OVERHEAD, Budget, cost, count_tokens, window
+from freya_gateway.context.prompts import FACTS_TITLE, fenced
+from freya_gateway.db import facts as facts_store
+from freya_gateway.db import messages as messages_store
+from freya_gateway.db.engine import Database
+from freya_gateway.db.facts import ActiveFact
+from freya_gateway.db.messages import RecentMessage, StoredMessage
+from freya_gateway.llm.types import ChatMessage
+
+REPLY_PRIMING = 3  # tokens that the chat format adds before the reply
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """Passages of older conversations for this message: the block's text, its tokens, and what it stands on."""
+
+    text: str
+    n_tokens: int
+    topics: tuple[UUID, ...]
+    messages: tuple[UUID, ...]
+    trace: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Recall(Protocol):
+    """What finds older messages for the user's words; None where nothing is worth the tokens."""
+
+    async def recall(
+        self, session: AsyncSession, user_id: UUID, *, words: str, in_prompt: Sequence[RecentMessage]
+    ) -> Recalled | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A model call's input, what was recalled for it, and its trace (ids and tokens, no words)."""
+
+    messages: tuple[ChatMessage, ...]
+    n_tokens: int
+    facts: tuple[UUID, ...]
+    topics: tuple[UUID, ...]
+    recalled: tuple[UUID, ...]
+    blocks: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Some messages of the prompt and their tokens as billed."""
+
+    messages: tuple[ChatMessage, ...] = ()
+    n_tokens: int = 0
+    trace: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Assembler:
+    """Builds prompts. `recall` may be absent: then the prompt has no fourth block."""
+
+    def __init__(self, database: Database, persona: str, *, budget: Budget, recall: Recall | None = None) -> None:
+        self._database = database
+        self._budget = budget
+        self._recall = recall
+        tokens = cost(count_tokens(persona))
+        self._persona = _Block((ChatMessage("system", persona),), tokens, {"tokens": tokens})
+
+    @property
+    def longest_message(self) -> int:
+        """Tokens that the user's words may have: what the budget leaves beside the persona."""
+        return self._budget.total - self._persona.n_tokens - MESSAGE_OVERHEAD - REPLY_PRIMING
+
+    async def assemble(self, user_id: UUID, turn_id: UUID) -> Prompt:
+        """The prompt for a turn whose messages are stored."""
+        async with self._database.transaction() as session:
+            said = await messages_store.of_turn(session, user_id, turn_id)
+            words = _words_block([m for m in said if m.role == "user"])
+            facts = _facts_block(await facts_store.active(session, user_id), self._facts_room(words))
+            fixed = self._persona.n_tokens + words.n_tokens + facts.n_tokens + REPLY_PRIMING
+            recent = await self._recent(session, user_id, spent=fixed)
+            recalled = await self._recalled(session, user_id, words, recent)
+        return self._prompt(facts, _history_block(recent), recalled, words)
+
+    def _facts_room(self, words: _Block) -> int:
+        room = self._budget.total - self._persona.n_tokens - words.n_tokens - REPLY_PRIMING
+        return max(min(self._budget.facts, room), 0)
+
+    async def _recent(self, session: AsyncSession, user_id: UUID, *, spent: int) -> list[RecentMessage]:
+        budget, whole = self._budget.history_room(spent=spent)
+        found = await messages_store.recent(session, user_id, budget=whole, overhead=MESSAGE_OVERHEAD)
+        return window(found, whole=whole, budget=budget)
+
+    async def _recalled(
+        self, session: AsyncSession, user_id: UUID, words: _Block, recent: Sequence[RecentMessage]
+    ) -> Recalled | None:
+        if self._recall is None:
+            return None
+        text = words.messages[-1].content
+        return await self._recall.recall(session, user_id, words=text, in_prompt=recent)
+
+    def _prompt(self, facts: _Block, history: _Block, recalled: Recalled | None, words: _Block) -> Prompt:
+        passages = _recalled_block(recalled)
+        blocks = {"persona": self._persona, "facts": facts, "history": history, "recalled": passages, "words": words}
+        return Prompt(
+            messages=tuple(message for block in blocks.values() for message in block.messages),
+            n_tokens=sum(block.n_tokens for block in blocks.values()) + REPLY_PRIMING,
+            facts=tuple(facts.trace.get("ids", ())),
+            topics=recalled.topics if recalled else (),
+            recalled=recalled.messages if recalled else (),
+            blocks={name: block.trace for name, block in blocks.items()},
+        )
+
+
+def _words_block(said: Sequence[StoredMessage]) -> _Block:
+    messages = tuple(ChatMessage("user", m.text) for m in said)
+    tokens = sum(cost(count_tokens(m.text)) for m in said)
+    return _Block(messages, tokens, {"tokens": tokens, "ids": [m.id for m in said]})
+
+
+def _facts_block(facts: Sequence[ActiveFact], room: int) -> _Block:
+    """The most important facts that fit; dropping whole ones from the end keeps the order stable."""
+    chosen = list(facts)
+    while chosen:
+        text = fenced(FACTS_TITLE, [fact.statement for fact in chosen])
+        tokens = cost(count_tokens(text))
+        if tokens <= room:
+            trace = {"tokens": tokens, "ids": [fact.id for fact in chosen]}
+            return _Block((ChatMessage("user", text),), tokens, trace)
+        chosen.pop()
+    return _Block(trace={"tokens": 0})
+
+
+def _history_block(recent: Sequence[RecentMessage]) -> _Block:
+    messages = tuple(ChatMessage("user" if m.role == "user" else "assistant", m.text) for m in recent)
+    tokens = sum(cost(m.n_tokens) for m in recent)
+    return _Block(messages, tokens, {"tokens": tokens, "ids": [m.id for m in recent]})
+
+
+def _recalled_block(recalled: Recalled | None) -> _Block:
+    if recalled is None:
+        return _Block(trace={"tokens": 0})
+    tokens = cost(recalled.n_tokens)
+    return _Block((ChatMessage("user", recalled.text),), tokens, {"tokens": tokens} | recalled.trace)

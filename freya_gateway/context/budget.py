@@ -1,0 +1,69 @@
+"""How much of what a prompt may hold, counted in exact o200k tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import quicktok
+
+from freya_gateway.db.messages import RecentMessage
+
+MESSAGE_OVERHEAD = 4  # role and separators around each message, as the chat format bills them
+BLOCK = 8  # messages leave the window in blocks, so that the prompt's prefix stays the same between turns
+
+
+@cache
+def tokenizer() -> quicktok.Tokenizer:
+    """The o200k tokenizer. Its table takes most of a second to load, once per process: `app` asks early."""
+    return quicktok.get_encoding("o200k_base")
+
+
+def count_tokens(text: str) -> int:
+    """o200k tokens of `text`, about 1 us per 100 characters; half a surrogate pair counts as U+FFFD."""
+    return tokenizer().count(text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Input tokens of a model call, and of its parts. `reserve` is kept for the user's words."""
+
+    total: int = 6000
+    facts: int = 800
+    history: int = 2600
+    small_history: int = 3000  # a history this short is sent whole
+
+    def history_room(self, *, spent: int) -> tuple[int, int]:
+        """(for a window, for a whole history) when `spent` tokens of the total are used by other blocks."""
+        room = max(self.total - spent, 0)
+        return min(self.history, room), min(self.small_history, room)
+
+
+def cost(n_tokens: int) -> int:
+    return n_tokens + MESSAGE_OVERHEAD
+
+
+def window(messages: Sequence[RecentMessage], *, whole: int, budget: int) -> list[RecentMessage]:
+    """The messages (oldest first) to send: all if they fit in `whole`, else those left when enough blocks of BLOCK
+    have gone to fit in `budget`. Where blocks begin depends on the messages' places only, not on what came since."""
+    if sum(cost(m.n_tokens) for m in messages) <= whole:
+        return list(messages)
+    kept: list[RecentMessage] = []
+    blocks: dict[int, list[RecentMessage]] = {}
+    for message in messages:
+        blocks.setdefault(message.place // BLOCK, []).append(message)
+    for _, block in sorted(blocks.items(), reverse=True):
+        budget -= sum(cost(m.n_tokens) for m in block)
+        if budget < 0:
+            return kept or _newest(block, budget + sum(cost(m.n_tokens) for m in block))
+        kept = block + kept
+    return kept
+
+
+def _newest(block: Sequence[RecentMessage], budget: int) -> list[RecentMessage]:
+    kept: list[RecentMessage] = []
+    for message in reversed(block):
+        budget -= cost(message.n_tokens)
+        if budget < 0:
+            break
+        kept.insert(0, message)
+    return kept

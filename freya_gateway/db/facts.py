@@ -1,0 +1,26 @@
+"""User Facts, read: those that hold now, in the stable order in which the prompt lists them."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+ACTIVE = text("""
+SELECT id, statement, n_tokens FROM facts
+WHERE user_id = :user_id AND status = 'active' AND (expires_at IS NULL OR expires_at > now())
+ORDER BY pinned DESC, (kind = 'identity') DESC, confirmations DESC, created_at, id LIMIT :most
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveFact:
+    id: UUID
+    statement: str
+    n_tokens: int
+
+
+async def active(session: AsyncSession, user_id: UUID, *, most: int = 200) -> list[ActiveFact]:
+    """Facts that hold now, the most important first, at most `most`."""
+    rows = await session.execute(ACTIVE, {"user_id": user_id, "most": most})
+    return [ActiveFact(row.id, row.statement, row.n_tokens) for row in rows]

@@ -1,0 +1,189 @@
+"""The database's state as a whole: whether it can be reached, suits the gateway, and has its tables; and migrating it.
+
+Alembic's `env.py` runs an event loop of its own, so what migrates must be called outside of one.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import NullPool, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from freya_gateway.clock import utc_now
+from freya_gateway.db.engine import async_url
+from freya_gateway.errors import ConfigurationError
+
+OLDEST_SERVER = 15
+EXTENSIONS = ("pg_trgm", "btree_gin", "unaccent")
+CONNECT_TIMEOUT = 5.0
+COMMAND_TIMEOUT = 30.0
+SchemaState = Literal["empty", "behind", "current", "ahead"]
+
+
+@dataclass(frozen=True)
+class DatabaseReport:
+    """What a look at a database found. `error` is set, and the rest empty, when it could not be reached."""
+
+    error: str | None = None
+    server_version: str = ""
+    server_major: int = 0
+    missing_extensions: tuple[str, ...] = ()
+    revision: str | None = None
+    clock_ahead: float = 0.0
+    """Seconds that the database's clock is ahead of this machine's."""
+
+    @property
+    def suits(self) -> bool:
+        return self.error is None and self.server_major >= OLDEST_SERVER and not self.missing_extensions
+
+
+def database_report(url: str) -> DatabaseReport:
+    """Looks at the database of `url` for at most a few seconds; never raises for what it finds."""
+    return asyncio.run(_report(url))
+
+
+def current_revision(url: str) -> str | None:
+    """The migration that the database is at; None for a database without the gateway's tables."""
+    return asyncio.run(_current_revision(url))
+
+
+def head_revision() -> str:
+    """The migration that this version of the gateway needs."""
+    head = _scripts().get_current_head()
+    if head is None:
+        raise ConfigurationError(f"There are no migrations in {migrations_folder()}.")
+    return head
+
+
+def schema_state(revision: str | None) -> SchemaState:
+    """How a database at `revision` stands to this version of the gateway; `ahead` is one that it does not know."""
+    if revision is None:
+        return "empty"
+    if revision == head_revision():
+        return "current"
+    return "behind" if revision in {script.revision for script in _scripts().walk_revisions()} else "ahead"
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Migrates forward. Those who migrate at the same time wait for each other. Raises ConfigurationError."""
+    with _explained(revision):
+        command.upgrade(_config(url), revision)
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Migrates back, with the loss of what the undone migrations had added."""
+    with _explained(revision):
+        command.downgrade(_config(url), revision)
+
+
+def migrations_folder() -> Path:
+    """Alembic's folder: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / "alembic", package / "alembic"):
+        if (folder / "env.py").is_file():
+            return folder
+    raise ConfigurationError(f"The migrations are missing: there is no folder {package.parent / 'alembic'}.")
+
+
+def masked_url(url: str) -> str:
+    """The URL without its password and options, fit for a screen."""
+    parts = urlsplit(url)
+    account = f"{parts.username}:***@" if parts.password else f"{parts.username}@" if parts.username else ""
+    host = parts.hostname or next(iter(parse_qs(parts.query).get("host", [])), "")
+    address = f"[{host}]" if ":" in host else host
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{account}{address}{port}{parts.path}"
+
+
+def split_password(url: str) -> tuple[str, str | None]:
+    """The URL without its password, and the password: a command line can be read by every user of a machine."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url, None
+    account, _, address = parts.netloc.rpartition("@")
+    bare = urlunsplit(parts._replace(netloc=f"{account.partition(':')[0]}@{address}"))
+    return bare, unquote(parts.password)
+
+
+@asynccontextmanager
+async def brief_connection(url: str, *, autocommit: bool = False) -> AsyncGenerator[AsyncConnection, None]:
+    """A connection outside of any pool, for a look or a chore."""
+    engine = create_async_engine(
+        async_url(url),
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
+        connect_args={"timeout": CONNECT_TIMEOUT, "command_timeout": COMMAND_TIMEOUT},
+    )
+    try:
+        async with engine.connect() as connection:
+            yield connection
+    finally:
+        await engine.dispose()
+
+
+async def _report(url: str) -> DatabaseReport:
+    try:
+        async with brief_connection(url) as connection:
+            return await _look(connection)
+    except DBAPIError as error:
+        return DatabaseReport(error=str(error.orig.__cause__ if error.orig else error))
+    except (OSError, SQLAlchemyError, ValueError) as error:
+        return DatabaseReport(error=str(error) or type(error).__name__)
+
+
+async def _look(connection: AsyncConnection) -> DatabaseReport:
+    available = await connection.scalars(text("SELECT name FROM pg_available_extensions"))
+    asked_at = utc_now()
+    database_time: datetime = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
+    here = asked_at + (utc_now() - asked_at) / 2
+    version: str = (await connection.execute(text("SHOW server_version"))).scalar_one()
+    return DatabaseReport(
+        server_version=version.partition(" ")[0],
+        server_major=int(re.sub(r"\D.*", "", version)),
+        missing_extensions=tuple(sorted(set(EXTENSIONS) - set(available))),
+        revision=await _revision(connection),
+        clock_ahead=(database_time - here).total_seconds(),
+    )
+
+
+async def _current_revision(url: str) -> str | None:
+    async with brief_connection(url) as connection:
+        return await _revision(connection)
+
+
+async def _revision(connection: AsyncConnection) -> str | None:
+    if await connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return None
+    return await connection.scalar(text("SELECT version_num FROM alembic_version"))
+
+
+@contextmanager
+def _explained(revision: str) -> Generator[None, None, None]:
+    try:
+        yield
+    except CommandError as error:
+        raise ConfigurationError(f"Cannot migrate to {revision}: {error}") from error
+
+
+def _config(url: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["url"] = url
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(migrations_folder()))

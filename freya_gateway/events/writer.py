@@ -1,0 +1,256 @@
+"""The log's writing side: one task appends the pending pieces of all running turns of this process together.
+
+A turn's first piece goes at once, later ones wait at most WINDOW for company; a commit costs the same for one turn and
+for fifty. Events reach readers only after their commit. When a commit's outcome is unknown (the connection broke), the
+log is asked what it holds, and only what is missing is written again: pieces know their offset.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
+
+import asyncpg
+from loguru import logger
+
+from freya_gateway.db import events as store
+from freya_gateway.db.engine import Database
+from freya_gateway.db.events import NewEvent, StoredEvent, TurnAppend
+from freya_gateway.db.turns import Claim
+from freya_gateway.events.hub import Hub
+from freya_gateway.events.types import Token, parse_token, to_json, utf16_length
+from freya_gateway.metrics import Metrics
+
+WINDOW = 0.04  # seconds
+# What a retry cannot mend: PostgreSQL (or the driver) will not take these values.
+REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class Draft:
+    """The reply of one attempt on its way into the log. Used by its turn's runner and by the writer only."""
+
+    __slots__ = (
+        "_settled",
+        "attempt",
+        "claim",
+        "fenced",
+        "first_piece_at",
+        "length",
+        "on_fenced",
+        "pending",
+        "since",
+        "text",
+        "writing",
+        "written_at",
+    )
+
+    def __init__(self, claim: Claim, on_fenced: Callable[[], None]) -> None:
+        self.claim = claim
+        self.attempt = claim.attempt
+        self.on_fenced = on_fenced
+        self.fenced = False
+        self.text: list[str] = []  # all pieces of the attempt
+        self.length = 0  # of the text, in UTF-16 code units
+        self.pending: list[NewEvent | str] = []  # not yet written: whole events and pieces
+        self.since = 0.0  # event loop time of the oldest pending piece
+        self.writing: tuple[NewEvent, ...] = ()  # given to PostgreSQL, outcome not known yet
+        self.first_piece_at: float | None = None  # event loop time of the first piece's commit
+        self.written_at: float | None = None
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    def close_batch(self) -> tuple[NewEvent, ...]:
+        """The pending events, the pieces between two events as one token; nothing is pending afterwards."""
+        events: list[NewEvent] = []
+        pieces: list[str] = []
+        for item in self.pending:
+            if isinstance(item, str):
+                pieces.append(item)
+            else:
+                self._join(pieces, events)
+                events.append(item)
+        self._join(pieces, events)
+        self.pending = []
+        return tuple(events)
+
+    def _join(self, pieces: list[str], events: list[NewEvent]) -> None:
+        if pieces:
+            text = "".join(pieces)
+            data = to_json(Token(self.claim.turn_id, self.attempt, self.length, text))
+            self.length += utf16_length(text)
+            events.append(NewEvent(self.claim.turn_id, "token", self.attempt, data))
+            pieces.clear()
+
+    def begin(self) -> TurnAppend:
+        self.writing = (*self.writing, *self.close_batch())
+        self._settled.clear()
+        return TurnAppend(self.claim.user_id, self.claim.generation, self.writing)
+
+    def settle(self) -> None:
+        self.writing = ()
+        self._settled.set()
+
+    def fence(self) -> None:
+        self.fenced = True
+        self.pending = []
+        self.settle()
+        self.on_fenced()
+
+    async def settled(self) -> None:
+        """Until nothing of this draft is on its way to PostgreSQL."""
+        await self._settled.wait()
+
+
+class LogWriter:
+    """Appends drafts. `run` is its task; `add` and `event` never wait."""
+
+    def __init__(self, database: Database, hub: Hub, metrics: Metrics, *, sender: str) -> None:
+        self._database = database
+        self._hub = hub
+        self._metrics = metrics
+        self._sender = sender
+        self._urgent: dict[UUID, Draft] = {}
+        self._dirty: dict[UUID, Draft] = {}
+        self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._connection: asyncpg.Connection | None = None
+
+    def event(self, draft: Draft, kind: str, data: str) -> None:
+        """Appends an event, at once."""
+        draft.pending.append(NewEvent(draft.claim.turn_id, kind, draft.attempt, data))
+        self._urgent[draft.claim.turn_id] = draft
+        self._wake.set()
+
+    def add(self, draft: Draft, text: str) -> None:
+        """Appends a piece of the reply: the first at once, others within the window."""
+        if draft.fenced:
+            return
+        if not draft.pending:
+            draft.since = asyncio.get_running_loop().time()
+        draft.pending.append(text)
+        if not draft.text:
+            self._urgent[draft.claim.turn_id] = draft
+            self._wake.set()
+        else:
+            self._dirty[draft.claim.turn_id] = draft
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(WINDOW, self._tick)
+        draft.text.append(text)
+
+    async def take(self, draft: Draft) -> tuple[NewEvent, ...]:
+        """What is not written yet, for the transaction that ends the turn; the writer forgets the draft."""
+        self._urgent.pop(draft.claim.turn_id, None)
+        self._dirty.pop(draft.claim.turn_id, None)
+        await draft.settled()
+        return draft.close_batch()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                due, self._urgent = list(self._urgent.values()), {}
+                for start in range(0, len(due), store.MOST_USERS_PER_APPEND):
+                    await self._append(due[start : start + store.MOST_USERS_PER_APPEND])
+        finally:
+            if self._connection is not None:
+                self._connection.terminate()
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._urgent.update(self._dirty)
+        self._dirty = {}
+        self._wake.set()
+
+    async def _append(self, drafts: Sequence[Draft]) -> None:
+        """Writes the drafts' pending events, as often as it takes; returns when each is written or fenced off."""
+        waiting = [draft for draft in drafts if (draft.pending or draft.writing) and not draft.fenced]
+        appends = [draft.begin() for draft in waiting]
+        failures = 0
+        while waiting:
+            try:
+                connection = await self._connected()
+                if failures:
+                    waiting = [draft for draft in waiting if await self._missing(connection, draft)]
+                    appends = [draft.begin() for draft in waiting]
+                bases = await store.append(connection, appends, sender=self._sender) if appends else {}
+                return self._publish(waiting, bases)
+            except REFUSED as error:
+                return await self._isolate(waiting, error)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                failures = await self._failed(error, failures)
+
+    async def _isolate(self, drafts: list[Draft], error: Exception) -> None:
+        """One draft's data was refused: the others are written without it, and its attempt ends."""
+        if len(drafts) > 1:
+            for draft in drafts:
+                await self._append([draft])
+            return
+        logger.error("the log refused a turn's events", error=type(error).__name__, turn=str(drafts[0].claim.turn_id))
+        drafts[0].fence()
+
+    def _publish(self, drafts: list[Draft], bases: dict[UUID, int]) -> None:
+        now = asyncio.get_running_loop().time()
+        for draft in drafts:
+            base = bases.get(draft.claim.user_id)
+            if base is None:
+                draft.fence()
+                continue
+            self._measure(draft, now)
+            self._hub.publish(draft.claim.user_id, numbered(draft.writing, base + 1))
+            draft.settle()
+
+    def _measure(self, draft: Draft, now: float) -> None:
+        if not any(event.kind == "token" for event in draft.writing):
+            return
+        self._metrics.log_lag.observe(now - draft.since)
+        if draft.first_piece_at is None:
+            draft.first_piece_at = now
+        elif draft.written_at is not None:
+            self._metrics.piece_gap.observe(now - draft.written_at)
+        draft.written_at = now
+
+    async def _missing(self, connection: asyncpg.Connection, draft: Draft) -> bool:
+        """Drops from the draft what the log already holds; whether anything is left to write."""
+        claim = draft.claim
+        kind, data, generation = await store.committed(
+            connection, claim.user_id, turn_id=claim.turn_id, attempt=draft.attempt
+        )
+        if generation != claim.generation:
+            draft.fence()
+            return False
+        draft.writing = tuple(event for event in draft.writing if not _covered(event, kind, data))
+        if not draft.writing and not draft.pending:
+            draft.settle()
+            return False
+        return True
+
+    async def _connected(self) -> asyncpg.Connection:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._database.connect()
+        return self._connection
+
+    async def _failed(self, error: Exception, failures: int) -> int:
+        self._metrics.log_failures.inc()
+        logger.warning("log append failed", error=type(error).__name__, failures=failures + 1)
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+        await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)] * random.uniform(0.5, 1))
+        return failures + 1
+
+
+def numbered(events: Iterable[NewEvent], first: int) -> list[StoredEvent]:
+    """The events with their seq, from `first` on."""
+    return [StoredEvent(seq, e.turn_id, e.kind, e.attempt, e.data) for seq, e in enumerate(events, first)]
+
+
+def _covered(event: NewEvent, kind: str | None, data: str | None) -> bool:
+    """Whether an attempt whose last event in the log is (kind, data) holds `event` already."""
+    if kind is None or data is None:
+        return False
+    if event.kind != "token":
+        return True  # `thinking` comes first in its attempt
+    return kind == "token" and parse_token(event.data).off <= parse_token(data).off

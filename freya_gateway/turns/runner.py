@@ -1,0 +1,172 @@
+"""Runs one attempt of one turn: assemble, ask the model, log its pieces, end the turn. Whatever happens, it ends:
+by a `reply`, or by leaving the turn to whoever holds it now."""
+
+import asyncio
+import random
+from datetime import timedelta
+from uuid import uuid4
+
+from loguru import logger
+
+from freya_gateway.context.assembler import Prompt
+from freya_gateway.context.budget import count_tokens
+from freya_gateway.db import traces
+from freya_gateway.db import turns as store
+from freya_gateway.db.events import NewEvent
+from freya_gateway.db.turns import Claim, Reply
+from freya_gateway.errors import ModelError, Unavailable
+from freya_gateway.events.types import to_json
+from freya_gateway.events.writer import Draft, numbered
+from freya_gateway.llm.types import Finish
+from freya_gateway.turns.means import Means
+from freya_gateway.turns.replies import STOPPED, Outcome, ReplyData, ended, failed
+
+LOST_ATTEMPTS = 2  # after so many attempts that died with their process, no model is asked again
+RETRY_SECONDS = 0.25
+MOST_RETRY_SECONDS = 5.0
+
+
+class Run:
+    """A turn that this process runs. `stop` ends it with what was said; `abandon` leaves it to others."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.draft = Draft(claim, on_fenced=self.abandon)
+        self.stopped = claim.stop_requested
+        self.abandoned = False
+        self.prompt: Prompt | None = None
+        self._scope: asyncio.Timeout | None = None
+
+    def stop(self) -> None:
+        self.stopped = True
+        self._interrupt()
+
+    def abandon(self) -> None:
+        self.abandoned = True
+        self._interrupt()
+
+    def scope(self) -> asyncio.Timeout:
+        """The part of the run that a stop cuts short, as a deadline that a stop moves to now."""
+        self._scope = asyncio.timeout(0 if self.stopped or self.abandoned else None)
+        return self._scope
+
+    def close_scope(self) -> None:
+        self._scope = None
+
+    def _interrupt(self) -> None:
+        if self._scope is not None and not self._scope.expired():
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+
+class TurnRunner:
+    """Runs turns, one `run` each."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+
+    async def run(self, run: Run) -> None:
+        """Until the turn has ended or is another's."""
+        outcome = await self._generate(run)
+        if not run.abandoned:
+            await self._finish(run, outcome)
+
+    async def _generate(self, run: Run) -> Outcome:
+        scope = run.scope()
+        try:
+            async with scope:
+                return ended(await self._converse(run))
+        except ModelError as error:
+            return failed(error, spoke=bool(run.draft.text))
+        except Exception as error:  # boundary: whatever went wrong, the turn ends with a reply
+            if scope.expired():
+                return STOPPED
+            logger.opt(exception=error).error("turn failed")
+            return failed(ModelError("internal_error", retryable=True), spoke=bool(run.draft.text))
+        finally:
+            run.close_scope()
+
+    async def _converse(self, run: Run) -> Finish:
+        """Asks the model and logs its pieces as they come; its Finish."""
+        claim = run.claim
+        if claim.lost >= LOST_ATTEMPTS:
+            raise ModelError("attempts_lost", retryable=True)
+        run.prompt = await self._means.assembler.assemble(claim.user_id, claim.turn_id)
+        self._means.writer.event(run.draft, "thinking", _thinking(claim, run.prompt))
+        stream = self._means.model.stream(run.prompt.messages, user=claim.user_id.hex)
+        try:
+            async for part in stream:
+                if isinstance(part, Finish):
+                    return part
+                self._means.writer.add(run.draft, part.text)
+        finally:
+            await stream.aclose()
+        raise ModelError("no_finish_reason", retryable=True)
+
+    async def _finish(self, run: Run, outcome: Outcome) -> None:
+        """Ends the turn in one transaction, however long PostgreSQL takes to be there."""
+        if not run.draft.text and outcome.words_if_silent:
+            self._means.writer.add(run.draft, outcome.words_if_silent)
+        events = await self._means.writer.take(run.draft)
+        if run.abandoned:
+            return
+        reply = self._reply(run, outcome, events)
+        wait = RETRY_SECONDS
+        while not run.abandoned:
+            try:
+                return await self._commit(run, reply)
+            except Unavailable:
+                logger.warning("reply waits for PostgreSQL")
+            await asyncio.sleep(wait * random.uniform(0.5, 1))
+            wait = min(wait * 2, MOST_RETRY_SECONDS)
+
+    def _reply(self, run: Run, outcome: Outcome, events: tuple[NewEvent, ...]) -> Reply:
+        claim, now, text = run.claim, self._means.now(), "".join(run.draft.text)
+        columns = outcome.columns(self._ttft_ms(run) if outcome.status != "fallback" and text else None)
+        prompt = run.prompt
+        facts, topics = (prompt.facts, prompt.topics) if prompt else ((), ())
+        data = ReplyData(claim.turn_id, uuid4(), text, now, outcome.status, columns, facts, topics)
+        return Reply(
+            user_id=claim.user_id,
+            turn_id=claim.turn_id,
+            generation=claim.generation,
+            message_id=data.message_id,
+            text=text,
+            n_tokens=count_tokens(text),
+            status=outcome.status,
+            outcome=columns,
+            events=(*events, NewEvent(claim.turn_id, "reply", claim.attempt, data.to_json())),
+            now=now,
+        )
+
+    def _ttft_ms(self, run: Run) -> int:
+        """From the accepted message to the first piece in the log (or to now, if it goes with the reply)."""
+        first = run.draft.first_piece_at
+        since = asyncio.get_running_loop().time() - first if first is not None else 0.0
+        elapsed = self._means.now() - timedelta(seconds=since) - run.claim.accepted_at
+        self._means.metrics.first_token.observe(max(elapsed.total_seconds(), 0))
+        return max(round(elapsed.total_seconds() * 1000), 0)
+
+    async def _commit(self, run: Run, reply: Reply) -> None:
+        prompt = run.prompt
+        async with self._means.database.transaction() as session:
+            first = await store.finish(session, reply, sender=self._means.owner)
+            if first is not None and prompt is not None:
+                key = (reply.user_id, reply.turn_id, run.claim.attempt)
+                await traces.write(session, key, n_tokens=prompt.n_tokens, blocks=prompt.blocks)
+        if first is None:
+            logger.info("turn is another's")
+            return
+        self._means.hub.publish(reply.user_id, numbered(reply.events, first))
+        self._means.metrics.turns.labels(reply.status).inc()
+        logger.info("turn ended", status=reply.status, attempt=run.claim.attempt, **_figures(reply))
+
+
+def _thinking(claim: Claim, prompt: Prompt) -> str:
+    counts = {"facts": len(prompt.facts), "topics": len(prompt.topics), "messages": len(prompt.recalled)}
+    return to_json({"turn": claim.turn_id, "attempt": claim.attempt, "recalled": counts})
+
+
+def _figures(reply: Reply) -> dict[str, int | str | None]:
+    names = ("model", "prompt_tokens", "cached_tokens", "completion_tokens", "ttft_ms", "error_code")
+    return {name: reply.outcome[name] for name in names if reply.outcome[name] is not None}
+

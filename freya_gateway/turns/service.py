@@ -1,0 +1,239 @@
+"""What a user can ask of turns: send, stop, look, wait. Everything accepted here is answered, whatever happens next."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID, uuid4
+
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from freya_gateway.context.budget import count_tokens
+from freya_gateway.db import events as events_store
+from freya_gateway.db import leases
+from freya_gateway.db import messages as messages_store
+from freya_gateway.db import turns as store
+from freya_gateway.db.events import NewEvent
+from freya_gateway.db.turns import MOST_QUEUED, Claim, NewMessage, Repeat, Reply, Situation
+from freya_gateway.errors import Conflict, Invalid, NotFound, TooLarge, TooManyRequests, Unavailable
+from freya_gateway.events.types import Cursor, to_json
+from freya_gateway.events.writer import numbered
+from freya_gateway.turns.means import Means
+from freya_gateway.turns.replies import STOPPED, ReplyData
+from freya_gateway.turns.supervisor import Supervisor
+
+IfBusy = Literal["queue", "interrupt", "reject"]
+RETRY_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A user's words, as they were sent."""
+
+    text: str
+    client_message_id: UUID | None = None
+    if_busy: IfBusy = "queue"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An accepted message. `cursor` stands just before the turn's first event; `first_event` is that event's seq."""
+
+    turn_id: UUID
+    message_id: UUID
+    cursor: Cursor
+    first_event: int
+    state: str
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TurnView:
+    """A turn as its user sees it; `reply` is the data of its `reply` event once it has ended."""
+
+    id: UUID
+    state: str
+    status: str | None
+    attempt: int
+    first_event: int
+    message_ids: tuple[UUID, ...]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    reply: dict[str, Any] | None
+
+
+class TurnService:
+    """Sends and stops. Holds no state of its own but whether it still accepts."""
+
+    def __init__(self, means: Means, supervisor: Supervisor, *, longest: int) -> None:
+        self._means = means
+        self._supervisor = supervisor
+        self._longest = longest  # tokens of a message
+        self.accepting = True
+
+    async def send(self, user_id: UUID, send: Send) -> Sent:
+        """Accepts a message: durable before this returns, and answered in its turn. Raises FreyaError."""
+        if not self.accepting:
+            raise Unavailable("draining", "This server is about to stop; send again.", retry_after=RETRY_SECONDS)
+        message = self._new_message(user_id, send)
+        async with self._locked(user_id, message.now) as (session, situation):
+            known = send.client_message_id and await store.repeated(session, user_id, send.client_message_id)
+            if known:
+                return _repeat(known, send, situation)
+            _check_busy(send, situation)
+            claim = await store.accept(session, message, situation=situation, sender=self._means.owner)
+        return self._accepted(message, situation, claim)
+
+    async def stop(self, user_id: UUID, turn_id: UUID) -> TurnView:
+        """Asks for the end of a turn, in any phase; asking again changes nothing. Raises NotFound."""
+        reply = self._unspoken(user_id, turn_id)
+        async with self._locked(user_id, reply.now) as (session, situation):
+            first = await store.finish(session, reply, sender=self._means.owner)
+            asked = first is None and await leases.request_stop(session, user_id, turn_id)
+        if first is not None:
+            self._means.hub.publish(user_id, numbered(reply.events, first))
+            self._means.metrics.turns.labels(reply.status).inc()
+        if asked:
+            self._supervisor.stop(turn_id)
+        return await self.get(user_id, turn_id)
+
+    async def get(self, user_id: UUID, turn_id: UUID) -> TurnView:
+        """The turn as it is now. Raises NotFound, for another's turn too."""
+        async with self._means.database.transaction() as session:
+            turn = await store.get(session, user_id, turn_id)
+            if turn is None:
+                raise NotFound("turn_not_found", "You have no turn with this id; check the id that the send returned.")
+            messages = await messages_store.of_turn(session, user_id, turn_id)
+        return _view(turn, messages)
+
+    async def wait(self, user_id: UUID, sent: Sent, *, seconds: float) -> dict[str, Any] | None:
+        """The data of the turn's `reply`, or None if it does not come within `seconds`."""
+        reader = self._means.hub.join(user_id, counted=False)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._means.log.open(reader, sent.cursor, turn_start=sent.first_event)
+                async for batch in self._means.log.follow(reader):
+                    if any(e.kind == "reply" and e.turn_id == sent.turn_id for e in batch) or reader.bye:
+                        break
+        except TimeoutError:
+            return None
+        finally:
+            self._means.hub.leave(reader)
+        return (await self.get(user_id, sent.turn_id)).reply
+
+    async def delivered(self, user_id: UUID, turn: TurnView, *, cursor: Cursor) -> bool:
+        """Whether a reader at `cursor` has seen the turn's reply."""
+        async with self._means.database.transaction() as session:
+            state = await events_store.state(session, user_id)
+            seq = await events_store.reply_seq(session, user_id, turn.id, first_event=turn.first_event)
+        return state.epoch == cursor.epoch and seq is not None and seq <= cursor.seq
+
+    @asynccontextmanager
+    async def _locked(self, user_id: UUID, now: datetime) -> AsyncGenerator[tuple[AsyncSession, Situation], None]:
+        async with self._means.database.transaction() as session:
+            yield session, await store.lock(session, user_id, now=now)
+
+    def _new_message(self, user_id: UUID, send: Send) -> NewMessage:
+        _check_text(send.text)
+        n_tokens = count_tokens(send.text)
+        if n_tokens > self._longest:
+            raise TooLarge(
+                "message_too_long", f"The text has {n_tokens} tokens; at most {self._longest} are read. Shorten or split it."
+            )
+        turn_id, message_id = uuid4(), uuid4()
+        return NewMessage(
+            user_id=user_id,
+            turn_id=turn_id,
+            message_id=message_id,
+            text=send.text,
+            n_tokens=n_tokens,
+            client_message_id=send.client_message_id,
+            interrupt=send.if_busy == "interrupt",
+            listening=to_json({"turn": turn_id, "message": send.text, "message_id": message_id}),
+            owner=self._means.owner if self._supervisor.has_room else None,
+            lease=self._supervisor.lease,
+            now=self._means.now(),
+        )
+
+    def _accepted(self, message: NewMessage, situation: Situation, claim: Claim | None) -> Sent:
+        listening = NewEvent(message.turn_id, "listening", 0, message.listening)
+        self._means.hub.publish(message.user_id, numbered([listening], situation.head + 1))
+        if claim is not None:
+            self._supervisor.start(claim)
+        elif message.interrupt and situation.running is not None:
+            self._supervisor.stop(situation.running)
+        cursor = Cursor(situation.epoch, situation.head)
+        state = "running" if claim else "queued"
+        return Sent(message.turn_id, message.message_id, cursor, situation.head + 1, state)
+
+    def _unspoken(self, user_id: UUID, turn_id: UUID) -> Reply:
+        """The end of a turn that never ran."""
+        columns = STOPPED.columns(None)
+        data = ReplyData(turn_id, uuid4(), "", self._means.now(), STOPPED.status, columns)
+        return Reply(
+            user_id=user_id,
+            turn_id=turn_id,
+            generation=None,
+            message_id=data.message_id,
+            text="",
+            n_tokens=0,
+            status=STOPPED.status,
+            outcome=columns,
+            events=(NewEvent(turn_id, "reply", 0, data.to_json()),),
+            now=data.created_at,
+        )
+
+
+def _check_text(text: str) -> None:
+    if not text.strip():
+        raise Invalid("empty_text", "The text is empty; send at least one visible character.")
+    if "\x00" in text:
+        raise Invalid("nul_in_text", "The text holds a NUL character (U+0000), which cannot be stored; remove it.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Invalid(
+            "lone_surrogate", "The text holds half of a surrogate pair; send whole Unicode characters."
+        ) from None
+
+
+def _repeat(known: Repeat, send: Send, situation: Situation) -> Sent:
+    if known.text != send.text:
+        raise Conflict(
+            "client_message_id_reused",
+            "This client_message_id was sent before with another text; use a new id for a new message.",
+        )
+    cursor = Cursor(situation.epoch, known.first_event - 1)
+    return Sent(known.turn_id, known.message_id, cursor, known.first_event, known.state, repeated=True)
+
+
+def _check_busy(send: Send, situation: Situation) -> None:
+    if send.if_busy == "reject" and (situation.running or situation.queued):
+        raise Conflict("busy", "A turn is running; wait for its reply, or send with if_busy queue or interrupt.")
+    if situation.queued >= MOST_QUEUED:
+        raise TooManyRequests(
+            "queue_full", f"{MOST_QUEUED} messages wait already; send again after a reply.", retry_after=RETRY_SECONDS
+        )
+
+
+def _view(turn: Row[Any], messages: list[messages_store.StoredMessage]) -> TurnView:
+    reply = next((m for m in messages if m.role == "assistant"), None)
+    data = reply and ReplyData(turn.id, reply.id, reply.text, reply.said_at, turn.status, dict(turn._mapping))
+    return TurnView(
+        id=turn.id,
+        state=turn.state,
+        status=turn.status,
+        attempt=turn.attempt,
+        first_event=turn.first_event,
+        message_ids=tuple(m.id for m in messages if m.role == "user"),
+        created_at=turn.created_at,
+        started_at=turn.started_at,
+        finished_at=turn.finished_at,
+        reply=data.payload() if data else None,
+    )
+
+

@@ -1,0 +1,58 @@
+"""What fits: whole histories, windows that leave in blocks, and a prefix that stays."""
+
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from freya_gateway.context.budget import BLOCK, MESSAGE_OVERHEAD, Budget, cost, count_tokens, window
+from freya_gateway.db.messages import RecentMessage
+
+
+def history(*tokens: int) -> list[RecentMessage]:
+    return [RecentMessage(UUID(int=n), n, "user", "x", size) for n, size in enumerate(tokens, 1)]
+
+
+def test_counts_are_those_of_o200k() -> None:
+    assert count_tokens("Hello Freya") == 3
+    assert count_tokens("") == 0
+    assert count_tokens("\ud83d") > 0
+
+
+def test_a_short_history_is_sent_whole() -> None:
+    messages = history(*[100] * 10)
+    assert window(messages, whole=3000, budget=500) == messages
+
+
+@given(st.lists(st.integers(1, 400), max_size=80), st.integers(0, 3000))
+def test_a_window_fits_and_is_a_suffix(tokens: list[int], budget: int) -> None:
+    messages = history(*tokens)
+    kept = window(messages, whole=budget, budget=budget)
+    assert sum(cost(m.n_tokens) for m in kept) <= budget
+    assert kept == messages[len(messages) - len(kept) :]
+
+
+def test_messages_leave_in_blocks_so_the_prefix_stays() -> None:
+    starts: list[int] = []
+    for length in range(60, 160):
+        kept = window(history(*[96] * length), whole=2600, budget=2600)
+        starts.append(kept[0].place)
+    moves = [(a, b) for a, b in zip(starts, starts[1:], strict=False) if a != b]
+    assert all((b - a) % BLOCK == 0 for a, b in moves)
+    assert len(moves) <= 100 // BLOCK + 1
+
+
+def test_one_block_larger_than_the_budget_is_cut_by_messages() -> None:
+    kept = window(history(*[500] * 7), whole=1200, budget=1200)
+    assert [m.place for m in kept] == [6, 7]
+
+
+def test_long_words_take_room_from_the_history() -> None:
+    budget = Budget(total=6000)
+    assert budget.history_room(spent=1000) == (2600, 3000)
+    assert budget.history_room(spent=5000) == (1000, 1000)
+    assert budget.history_room(spent=9000) == (0, 0)
+
+
+def test_overhead_is_part_of_the_cost() -> None:
+    assert cost(10) == 10 + MESSAGE_OVERHEAD
