@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import which
+from types import FrameType
 from typing import Annotated
 
 import httpx2
@@ -23,6 +24,7 @@ from freya_gateway.app import create_app
 from freya_gateway.db import embedded, schema
 from freya_gateway.errors import ConfigurationError
 from freya_gateway.llm.local import LocalModel
+from freya_gateway.logging import configure_logging
 from freya_gateway.server import GatewayServer
 from freya_gateway.settings import Settings, load_settings
 
@@ -56,6 +58,8 @@ def _explained() -> Generator[None, None, None]:
 def serve() -> None:
     """Serve the gateway. Without DATABASE_URL and OPENAI_API_KEY it brings a database and a small model along."""
     given = load_settings()
+    configure_logging(given)
+    signal.signal(signal.SIGTERM, _leave)
     with ExitStack() as stack:
         settings = _complete(given, stack)
         _migrate_or_refuse(settings)
@@ -145,6 +149,11 @@ def shell() -> None:
         surroundings = os.environ | ({"PGPASSWORD": password} if password else {})
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for psql
         raise typer.Exit(subprocess.run([str(psql), bare], env=surroundings, check=False).returncode)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Until the server takes the signals over: what was started so far is stopped, not left behind."""
+    raise SystemExit(128 + number)
 
 
 def _complete(settings: Settings, stack: ExitStack) -> Settings:

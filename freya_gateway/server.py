@@ -41,17 +41,19 @@ class GatewayServer(uvicorn.Server):
         self._grace = settings.grace_seconds
         self._drain = drain
         self._ready = ready
+        self._alone = False
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serves until told to stop. Raises SystemExit when the start fails."""
+        """Serves until told to stop, in a process of its own. Raises SystemExit when the start fails."""
         _raise_file_limit()
+        self._alone = True
         super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What exists now stays for good: the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
+        if self._alone:  # what exists now stays for good: the collector need not look at it again and again
+            gc.collect()
+            gc.freeze()
         self._ready(self.servers[0].sockets[0].getsockname()[1])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

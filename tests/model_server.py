@@ -432,6 +432,10 @@ class ModelServer:
         """Return when `count` clients, in all, have hung up before their answer was whole."""
         await self._wait(lambda: self.disconnects >= count)
 
+    async def wait_closed(self) -> None:
+        """Return when no connection is open, idle ones included."""
+        await self._wait(lambda: not self._open)
+
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), self._host, self._port, backlog=1024)

@@ -23,7 +23,7 @@ class Caller:
         return self.principal.expires_at
 
 
-def gateway_of(request: Request) -> Gateway:
+async def gateway_of(request: Request) -> Gateway:
     return request.state.gateway
 
 

@@ -55,8 +55,8 @@ async def list_messages(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> MessagePage:
     """Every word said, newest first; follow `before` to the beginning."""
-    async with gateway.database.transaction() as session:
-        found = await store.page(session, caller.user_id, before=before, limit=limit)
+    async with gateway.database.reading() as connection:
+        found = await store.page(connection, caller.user_id, before=before, limit=limit)
     more = len(found) == limit and found[-1].seq > 1
     return MessagePage(messages=[_answer(m) for m in found], before=found[-1].seq if more else None)
 

@@ -11,7 +11,6 @@ from freya_gateway.api.rate import SendLimiter
 from freya_gateway.api.users import KnownUsers
 from freya_gateway.clock import Now
 from freya_gateway.db.engine import Database
-from freya_gateway.db.schema import schema_state
 from freya_gateway.events.hub import Bye, Hub
 from freya_gateway.events.log import EventLog
 from freya_gateway.metrics import Metrics

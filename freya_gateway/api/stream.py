@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
@@ -25,7 +25,6 @@ from freya_gateway.errors import BadRequest, Unavailable
 from freya_gateway.events.hub import Bye, Reader
 from freya_gateway.events.log import Opening
 from freya_gateway.events.types import Cursor, to_json
-from freya_gateway.turns.service import TurnView
 
 HEADERS = {"cache-control": "no-store, no-transform", "x-accel-buffering": "no"}
 FIRST_BEAT_SECONDS = 1.0
@@ -57,12 +56,21 @@ class EventStream(EventSourceResponse):
 
 
 @dataclass(frozen=True, slots=True)
+class OneTurn:
+    """The turn that a stream follows alone; `reply` is its last event's data if it had ended before."""
+
+    id: UUID
+    first_event: int
+    reply: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """What a stream shows: a user's whole log, or one turn of it."""
 
     caller: Caller
     cursor: Cursor | None
-    turn: TurnView | None = None
+    turn: OneTurn | None = None
 
 
 class StreamBody:
@@ -167,7 +175,7 @@ class StreamBody:
         return beat
 
 
-def _is_over(turn: TurnView, reader: Reader, opening: Opening) -> bool:
+def _is_over(turn: OneTurn, reader: Reader, opening: Opening) -> bool:
     """Whether the turn had ended and left the log before the stream opened: only its reply can still be told."""
     return turn.reply is not None and not opening.recovered and reader.seq >= turn.first_event
 
@@ -261,7 +269,7 @@ async def follow_stream(
     view = await gateway.turns.get(caller.user_id, turn)
     if cursor is not None and await gateway.turns.delivered(caller.user_id, view, cursor=cursor):
         return Response(status_code=204)
-    return _stream(gateway, Target(caller, cursor, view))
+    return _stream(gateway, Target(caller, cursor, OneTurn(view.id, view.first_event, view.reply)))
 
 
 @router.post(
@@ -281,8 +289,8 @@ async def send_and_follow(
     cursor = _cursor(after, last_event_id)
     gateway.limiter.check(caller.user_id)
     sent = await gateway.turns.send(caller.user_id, to_send(body))
-    view = await gateway.turns.get(caller.user_id, sent.turn_id)
-    return _stream(gateway, Target(caller, cursor, view))
+    reply = (await gateway.turns.get(caller.user_id, sent.turn_id)).reply if sent.repeated else None
+    return _stream(gateway, Target(caller, cursor, OneTurn(sent.turn_id, sent.first_event, reply)))
 
 
 @router.post(

@@ -21,8 +21,8 @@ class KnownUsers:
         if known is not None:
             self._ids.move_to_end(subject)
             return known
-        async with self._database.transaction() as session:
-            found = await store.ensure_user(session, subject)
+        async with self._database.transaction() as connection:
+            found = await store.ensure_user(connection, subject)
         self._ids[subject] = found
         if len(self._ids) > MOST_REMEMBERED:
             self._ids.popitem(last=False)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from freya_gateway.context.budget import MESSAGE_OVERHEAD, Budget, cost, count_tokens, window
 from freya_gateway.context.prompts import FACTS_TITLE, fenced
 from freya_gateway.db import facts as facts_store
@@ -18,6 +16,7 @@ from freya_gateway.db import messages as messages_store
 from freya_gateway.db.engine import Database
 from freya_gateway.db.facts import ActiveFact
 from freya_gateway.db.messages import RecentMessage, StoredMessage
+from freya_gateway.db.query import Connection
 from freya_gateway.llm.types import ChatMessage
 
 REPLY_PRIMING = 3  # tokens that the chat format adds before the reply
@@ -38,7 +37,7 @@ class Recall(Protocol):
     """What finds older messages for the user's words; None where nothing is worth the tokens."""
 
     async def recall(
-        self, session: AsyncSession, user_id: UUID, *, words: str, in_prompt: Sequence[RecentMessage]
+        self, connection: Connection, user_id: UUID, *, words: str, in_prompt: Sequence[RecentMessage]
     ) -> Recalled | None: ...
 
 
@@ -80,31 +79,31 @@ class Assembler:
 
     async def assemble(self, user_id: UUID, turn_id: UUID) -> Prompt:
         """The prompt for a turn whose messages are stored."""
-        async with self._database.transaction() as session:
-            said = await messages_store.of_turn(session, user_id, turn_id)
+        async with self._database.reading() as connection:
+            said = await messages_store.of_turn(connection, user_id, turn_id)
             words = _words_block([m for m in said if m.role == "user"])
-            facts = _facts_block(await facts_store.active(session, user_id), self._facts_room(words))
+            facts = _facts_block(await facts_store.active(connection, user_id), self._facts_room(words))
             fixed = self._persona.n_tokens + words.n_tokens + facts.n_tokens + REPLY_PRIMING
-            recent = await self._recent(session, user_id, spent=fixed)
-            recalled = await self._recalled(session, user_id, words, recent)
+            recent = await self._recent(connection, user_id, spent=fixed)
+            recalled = await self._recalled(connection, user_id, words, recent)
         return self._prompt(facts, _history_block(recent), recalled, words)
 
     def _facts_room(self, words: _Block) -> int:
         room = self._budget.total - self._persona.n_tokens - words.n_tokens - REPLY_PRIMING
         return max(min(self._budget.facts, room), 0)
 
-    async def _recent(self, session: AsyncSession, user_id: UUID, *, spent: int) -> list[RecentMessage]:
+    async def _recent(self, connection: Connection, user_id: UUID, *, spent: int) -> list[RecentMessage]:
         budget, whole = self._budget.history_room(spent=spent)
-        found = await messages_store.recent(session, user_id, budget=whole, overhead=MESSAGE_OVERHEAD)
+        found = await messages_store.recent(connection, user_id, budget=whole, overhead=MESSAGE_OVERHEAD)
         return window(found, whole=whole, budget=budget)
 
     async def _recalled(
-        self, session: AsyncSession, user_id: UUID, words: _Block, recent: Sequence[RecentMessage]
+        self, connection: Connection, user_id: UUID, words: _Block, recent: Sequence[RecentMessage]
     ) -> Recalled | None:
         if self._recall is None:
             return None
         text = words.messages[-1].content
-        return await self._recall.recall(session, user_id, words=text, in_prompt=recent)
+        return await self._recall.recall(connection, user_id, words=text, in_prompt=recent)
 
     def _prompt(self, facts: _Block, history: _Block, recalled: Recalled | None, words: _Block) -> Prompt:
         passages = _recalled_block(recalled)

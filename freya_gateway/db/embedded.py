@@ -72,8 +72,6 @@ class EmbeddedPostgres:
         self._prepare_folder()
         with _locked(self.folder / "starting.lock"):
             self._share = _open_lock(self.folder / "users.lock", fcntl.LOCK_SH)
-            if not self._data.exists():
-                self._initialise()
             self._ensure_running()
             create_database(self._url(SUPERUSER), DATABASE)
         atexit.register(self.stop)
@@ -120,7 +118,7 @@ class EmbeddedPostgres:
             private_folder(folder, self._account)
         if self._account:
             make_reachable(self.folder.parent)
-            make_readable(_installation())
+            make_readable(_installation().parent)
 
     def _initialise(self) -> None:
         """Makes the data beside its place and moves it there whole: an interrupted attempt leaves nothing half-made."""
@@ -135,12 +133,14 @@ class EmbeddedPostgres:
         running = self._postmasters()
         if self._recorded_pid() in running:
             return self._wait_until_ready()
-        for pid in running:  # its folder was deleted under it; it would delete our socket when it notices
+        for pid in running:  # its folder was deleted under it, and it would still write into ours
             _end_process(pid)
-        (self._data / "postmaster.pid").unlink(missing_ok=True)  # the number may be another program's by now
+        if not self._data.exists():
+            self._initialise()
         self._launch()
 
     def _launch(self) -> None:
+        self._forget_predecessor()
         options = {"listen_addresses": "", "port": str(PORT), "unix_socket_directories": str(self._socket_folder())}
         flags = " ".join(f"-c {key}={shlex.quote(value)}" for key, value in (options | self._settings).items())
         deadline = time.monotonic() + START_SECONDS
@@ -149,6 +149,12 @@ class EmbeddedPostgres:
             if "shared memory block" not in self._last_words() or time.monotonic() > deadline:
                 raise ConfigurationError(f"The embedded PostgreSQL did not start:\n{self._last_words()}")
             time.sleep(0.2)
+
+    def _forget_predecessor(self) -> None:
+        """Removes the lock files of a server that is gone: their process number may be another program's by now."""
+        socket = self._socket_folder() / f".s.PGSQL.{PORT}"
+        for path in (self._data / "postmaster.pid", socket, socket.with_name(f"{socket.name}.lock")):
+            path.unlink(missing_ok=True)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS

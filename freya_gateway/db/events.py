@@ -6,46 +6,39 @@ the generation that may append, so an append of a turn that was taken over write
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
-import asyncpg
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from freya_gateway.db.query import Connection, Query
 
 LOG_CHANNEL = "freya_log"
 STOP_CHANNEL = "freya_stop"
 # A notification's payload ends at 8,000 bytes; a user and a seq take at most 56.
 MOST_USERS_PER_APPEND = 128
+MOST_EVENTS_PER_PAGE = 4000
+EVENT_OVERHEAD = 64  # bytes that an event costs beside its data, as a page counts them
 
-APPEND = f"""
+APPEND = Query(f"""
 WITH slot AS (
     UPDATE streams s SET head = s.head + b.n
-    FROM unnest($1::uuid[], $2::bigint[], $3::int[]) AS b (user_id, generation, n)
+    FROM unnest(cast(:users AS uuid[]), cast(:generations AS bigint[]), cast(:counts AS int[]))
+         AS b (user_id, generation, n)
     WHERE s.user_id = b.user_id AND s.generation = b.generation
     RETURNING s.user_id, s.head, s.head - b.n AS base
 ), event AS (
     INSERT INTO stream_events (user_id, seq, turn_id, kind, attempt, data)
     SELECT slot.user_id, slot.base + e.place, e.turn_id, e.kind, e.attempt, e.data
-    FROM unnest($4::uuid[], $5::int[], $6::uuid[], $7::text[], $8::int[], $9::text[])
+    FROM unnest(cast(:event_users AS uuid[]), cast(:places AS int[]), cast(:turn_ids AS uuid[]),
+                cast(:kinds AS text[]), cast(:attempts AS int[]), cast(:data AS text[]))
          AS e (user_id, place, turn_id, kind, attempt, data)
     JOIN slot ON slot.user_id = e.user_id
 )
 SELECT array_agg(user_id) AS users, array_agg(base) AS bases,
-       pg_notify('{LOG_CHANNEL}', $10::text || string_agg(' ' || user_id || ':' || head, '')) FROM slot
-"""
-
-INSERT = text("""
-INSERT INTO stream_events (user_id, seq, turn_id, kind, attempt, data)
-SELECT :user_id, :head + place, turn_id, kind, attempt, data
-FROM unnest(cast(:turn_ids AS uuid[]), cast(:kinds AS text[]), cast(:attempts AS int[]), cast(:data AS text[]))
-     WITH ORDINALITY AS e (turn_id, kind, attempt, data, place)
+       pg_notify('{LOG_CHANNEL}', :sender || string_agg(' ' || user_id || ':' || head, '')) FROM slot
 """)
-MOVE_HEAD = text("UPDATE streams SET head = :head WHERE user_id = :user_id")
-RING = text(f"SELECT pg_notify('{LOG_CHANNEL}', :payload)")
-RING_STOP = text(f"SELECT pg_notify('{STOP_CHANNEL}', :payload)")
 
-STATE = text("""
+RING_STOP = Query(f"SELECT pg_notify('{STOP_CHANNEL}', :turn_id)")
+
+STATE = Query("""
 SELECT s.epoch, s.head, s.floor, t.id AS turn_id, t.first_event, t.attempt,
        (SELECT e.kind FROM stream_events e WHERE e.user_id = s.user_id AND e.turn_id = t.id
         ORDER BY e.seq DESC LIMIT 1) AS last_kind,
@@ -53,24 +46,24 @@ SELECT s.epoch, s.head, s.floor, t.id AS turn_id, t.first_event, t.attempt,
 FROM streams s LEFT JOIN turns t ON t.user_id = s.user_id AND t.state = 'running'
 WHERE s.user_id = :user_id
 """)
-HEADS = text("SELECT user_id, epoch, head FROM streams WHERE user_id = ANY(cast(:user_ids AS uuid[]))")
+HEADS = Query("SELECT user_id, epoch, head FROM streams WHERE user_id = ANY(cast(:user_ids AS uuid[]))")
 
-REPLY_SEQ = text("""
+REPLY_SEQ = Query("""
 SELECT max(seq) FROM stream_events
 WHERE user_id = :user_id AND seq >= :first_event AND turn_id = :turn_id AND kind = 'reply'
 """)
 
-AFTER = text("""
+AFTER = Query(f"""
 SELECT seq, turn_id, kind, attempt, data FROM (
-    SELECT *, sum(length(data) + 64) OVER (ORDER BY seq) AS size FROM (
+    SELECT *, sum(length(data) + {EVENT_OVERHEAD}) OVER (ORDER BY seq) AS size FROM (
         SELECT seq, turn_id, kind, attempt, data FROM stream_events
         WHERE user_id = :user_id AND seq > :after AND seq <= :until
-        ORDER BY seq LIMIT :most
+        ORDER BY seq LIMIT {MOST_EVENTS_PER_PAGE}
     ) page
-) sized WHERE size - length(data) - 64 < :bytes ORDER BY seq
+) sized WHERE size - length(data) - {EVENT_OVERHEAD} < cast(:bytes AS bigint) ORDER BY seq
 """)
 
-EVICT = text("""
+EVICT = Query("""
 WITH old AS (
     SELECT e.user_id, e.seq FROM stream_events e
     WHERE e.created_at < now() - make_interval(secs => :seconds)
@@ -87,12 +80,12 @@ WITH old AS (
 SELECT count(*) FROM gone
 """)
 
-COMMITTED = """
+COMMITTED = Query("""
 SELECT e.kind, e.data, s.generation FROM streams s LEFT JOIN LATERAL (
     SELECT kind, data, seq FROM stream_events
-    WHERE user_id = s.user_id AND turn_id = $2 AND attempt = $3 ORDER BY seq DESC LIMIT 1
-) e ON true WHERE s.user_id = $1
-"""
+    WHERE user_id = s.user_id AND turn_id = :turn_id AND attempt = :attempt ORDER BY seq DESC LIMIT 1
+) e ON true WHERE s.user_id = :user_id
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,95 +132,70 @@ class TurnAppend:
     events: tuple[NewEvent, ...]
 
 
-async def append(
-    connection: asyncpg.Connection, appends: Sequence[TurnAppend], *, sender: str
-) -> dict[UUID, int]:
+async def append(connection: Connection, appends: Sequence[TurnAppend], *, sender: str) -> dict[UUID, int]:
     """Writes the events of up to MOST_USERS_PER_APPEND users in one commit.
 
     Returns user -> the seq before its first event; a user that is missing there was fenced off.
     """
-    rows = [(a.user_id, place, e) for a in appends for place, e in enumerate(a.events, 1)]
-    record = await connection.fetchrow(
-        APPEND,
-        [a.user_id for a in appends],
-        [a.generation for a in appends],
-        [len(a.events) for a in appends],
-        [row[0] for row in rows],
-        [row[1] for row in rows],
-        [row[2].turn_id for row in rows],
-        [row[2].kind for row in rows],
-        [row[2].attempt for row in rows],
-        [row[2].data for row in rows],
-        sender,
+    events = [event for a in appends for event in a.events]
+    row = await APPEND.one(
+        connection,
+        users=[a.user_id for a in appends],
+        generations=[a.generation for a in appends],
+        counts=[len(a.events) for a in appends],
+        event_users=[a.user_id for a in appends for _ in a.events],
+        places=[place for a in appends for place in range(1, len(a.events) + 1)],
+        turn_ids=[event.turn_id for event in events],
+        kinds=[event.kind for event in events],
+        attempts=[event.attempt for event in events],
+        data=[event.data for event in events],
+        sender=sender,
     )
-    return dict(zip(record["users"] or (), record["bases"] or (), strict=True))
+    return dict(zip(row["users"] or (), row["bases"] or (), strict=True))
 
 
-async def append_locked(
-    session: AsyncSession, user_id: UUID, *, head: int, events: Sequence[NewEvent], sender: str
-) -> None:
-    """Writes events after `head` in the caller's transaction, which holds the lock of the user's stream."""
-    values = {
-        "user_id": user_id,
-        "head": head,
-        "turn_ids": [e.turn_id for e in events],
-        "kinds": [e.kind for e in events],
-        "attempts": [e.attempt for e in events],
-        "data": [e.data for e in events],
-    }
-    await session.execute(INSERT, values)
-    await session.execute(MOVE_HEAD, {"user_id": user_id, "head": head + len(events)})
-    await ring(session, user_id, head=head + len(events), sender=sender)
-
-
-async def ring(session: AsyncSession, user_id: UUID, *, head: int, sender: str) -> None:
-    """Tells the other replicas, at commit, that the user's log has grown to `head`."""
-    await session.execute(RING, {"payload": f"{sender} {user_id}:{head}"})
-
-
-async def ring_stop(session: AsyncSession, turn_id: UUID) -> None:
+async def ring_stop(connection: Connection, turn_id: UUID) -> None:
     """Tells the other replicas, at commit, that the turn shall end."""
-    await session.execute(RING_STOP, {"payload": str(turn_id)})
+    await RING_STOP.execute(connection, turn_id=str(turn_id))
 
 
 async def committed(
-    connection: asyncpg.Connection, user_id: UUID, *, turn_id: UUID, attempt: int
+    connection: Connection, user_id: UUID, *, turn_id: UUID, attempt: int
 ) -> tuple[str | None, str | None, int]:
     """(kind, data) of the last event that this attempt has in the log, and the generation that may append now."""
-    record = await connection.fetchrow(COMMITTED, user_id, turn_id, attempt)
-    return record["kind"], record["data"], record["generation"]
+    row = await COMMITTED.one(connection, user_id=user_id, turn_id=turn_id, attempt=attempt)
+    return row["kind"], row["data"], row["generation"]
 
 
-async def state(session: AsyncSession, user_id: UUID) -> LogState:
+async def state(connection: Connection, user_id: UUID) -> LogState:
     """The log's ends and the running turn."""
-    return LogState(*(await session.execute(STATE, {"user_id": user_id})).one())
+    return LogState(*(await STATE.one(connection, user_id=user_id)).values())
 
 
-async def reply_seq(session: AsyncSession, user_id: UUID, turn_id: UUID, *, first_event: int) -> int | None:
+async def reply_seq(connection: Connection, user_id: UUID, turn_id: UUID, *, first_event: int) -> int | None:
     """The seq of a turn's `reply`, while the log still has it."""
-    values = {"user_id": user_id, "turn_id": turn_id, "first_event": first_event}
-    return await session.scalar(REPLY_SEQ, values)
+    return await REPLY_SEQ.value(connection, user_id=user_id, turn_id=turn_id, first_event=first_event)
 
 
-async def heads(session: AsyncSession, user_ids: Sequence[UUID]) -> list[tuple[UUID, str, int]]:
+async def heads(connection: Connection, user_ids: Sequence[UUID]) -> list[tuple[UUID, str, int]]:
     """(user, epoch, head) of each of `user_ids`."""
-    rows = await session.execute(HEADS, {"user_ids": list(user_ids)})
-    return [(row.user_id, row.epoch, row.head) for row in rows]
+    rows = await HEADS.all(connection, user_ids=user_ids)
+    return [(row["user_id"], row["epoch"], row["head"]) for row in rows]
 
 
-async def after(session: AsyncSession, user_id: UUID, *, after: int, until: int, size: int) -> list[StoredEvent]:
+async def after(connection: Connection, user_id: UUID, *, after: int, until: int, size: int) -> list[StoredEvent]:
     """Events with after < seq <= until, oldest first: about `size` bytes of them, at least one if there is one."""
-    values = {"user_id": user_id, "after": after, "until": until, "most": 4000, "bytes": size}
-    return [StoredEvent(*row) for row in await session.execute(AFTER, values)]
+    rows = await AFTER.all(connection, user_id=user_id, after=after, until=until, bytes=size)
+    return [StoredEvent(*row.values()) for row in rows]
 
 
-async def evict(session: AsyncSession, *, older_than: float, most: int = 5000) -> int:
+async def evict(connection: Connection, *, older_than: float, most: int = 5000) -> int:
     """Deletes up to `most` events older than `older_than` seconds, except those of open turns; how many went."""
-    return (await session.execute(EVICT, {"seconds": older_than, "most": most})).scalar_one()
+    return await EVICT.value(connection, seconds=older_than, most=most)
 
 
 def parse_ring(payload: str) -> tuple[str, list[tuple[UUID, int]]]:
     """(sender, [(user, head)]) of a notification on LOG_CHANNEL."""
     sender, *entries = payload.split(" ")
-    pairs: list[Any] = [entry.split(":") for entry in entries]
+    pairs = [entry.split(":") for entry in entries]
     return sender, [(UUID(user), int(head)) for user, head in pairs]

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from freya_gateway.db.query import Connection, Query
 
-ACTIVE = text("""
+ACTIVE = Query("""
 SELECT id, statement, n_tokens FROM facts
 WHERE user_id = :user_id AND status = 'active' AND (expires_at IS NULL OR expires_at > now())
 ORDER BY pinned DESC, (kind = 'identity') DESC, confirmations DESC, created_at, id LIMIT :most
@@ -20,7 +19,6 @@ class ActiveFact:
     n_tokens: int
 
 
-async def active(session: AsyncSession, user_id: UUID, *, most: int = 200) -> list[ActiveFact]:
+async def active(connection: Connection, user_id: UUID, *, most: int = 200) -> list[ActiveFact]:
     """Facts that hold now, the most important first, at most `most`."""
-    rows = await session.execute(ACTIVE, {"user_id": user_id, "most": most})
-    return [ActiveFact(row.id, row.statement, row.n_tokens) for row in rows]
+    return [ActiveFact(*row.values()) for row in await ACTIVE.all(connection, user_id=user_id, most=most)]

@@ -6,12 +6,10 @@ The database's clock decides; a process renews all its leases with one statement
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from freya_gateway.db.events import ring_stop
+from freya_gateway.db.query import Connection, Query
 
-RENEW = text("""
+RENEW = Query("""
 UPDATE turns t SET lease_expires_at = now() + make_interval(secs => :lease)
 FROM unnest(cast(:user_ids AS uuid[]), cast(:turn_ids AS uuid[]), cast(:generations AS bigint[]))
      AS mine (user_id, turn_id, generation)
@@ -20,21 +18,21 @@ RETURNING t.id, t.stop_requested
 """)
 
 # A turn that is given back was not lost: it waits again, ahead of everything sent after it.
-RELEASE = text("""
+RELEASE = Query("""
 UPDATE turns t SET state = 'queued', owner = NULL, lease_expires_at = NULL
 FROM unnest(cast(:user_ids AS uuid[]), cast(:turn_ids AS uuid[]), cast(:generations AS bigint[]))
      AS mine (user_id, turn_id, generation)
 WHERE t.user_id = mine.user_id AND t.id = mine.turn_id AND t.generation = mine.generation AND t.state = 'running'
 """)
 
-WAITING = text("""
+WAITING = Query("""
 SELECT w.user_id FROM turns w WHERE w.state <> 'done'
 GROUP BY w.user_id
 HAVING bool_or(w.state = 'running' AND w.lease_expires_at < now()) OR NOT bool_or(w.state = 'running')
 ORDER BY min(w.created_at) LIMIT :most
 """)
 
-REQUEST_STOP = text("""
+REQUEST_STOP = Query("""
 UPDATE turns SET stop_requested = true WHERE user_id = :user_id AND id = :turn_id AND state = 'running'
 RETURNING id
 """)
@@ -43,27 +41,27 @@ RETURNING id
 Holding = tuple[UUID, UUID, int]
 
 
-async def renew(session: AsyncSession, holdings: Sequence[Holding], *, lease: float) -> dict[UUID, bool]:
+async def renew(connection: Connection, holdings: Sequence[Holding], *, lease: float) -> dict[UUID, bool]:
     """turn -> whether it shall stop, for those that are still ours; they are ours for `lease` more seconds."""
-    rows = await session.execute(RENEW, _columns(holdings) | {"lease": lease})
-    return {row.id: row.stop_requested for row in rows}
+    rows = await RENEW.all(connection, lease=lease, **_columns(holdings))
+    return {row["id"]: row["stop_requested"] for row in rows}
 
 
-async def release(session: AsyncSession, holdings: Sequence[Holding]) -> None:
+async def release(connection: Connection, holdings: Sequence[Holding]) -> None:
     """Gives turns back, for any process to take at once."""
-    await session.execute(RELEASE, _columns(holdings))
+    await RELEASE.execute(connection, **_columns(holdings))
 
 
-async def waiting(session: AsyncSession, *, most: int) -> list[UUID]:
+async def waiting(connection: Connection, *, most: int) -> list[UUID]:
     """Users with a turn that nobody runs: queued behind nothing, or its lease ran out. The longest waiting first."""
-    return list(await session.scalars(WAITING, {"most": most}))
+    return [row["user_id"] for row in await WAITING.all(connection, most=most)]
 
 
-async def request_stop(session: AsyncSession, user_id: UUID, turn_id: UUID) -> bool:
+async def request_stop(connection: Connection, user_id: UUID, turn_id: UUID) -> bool:
     """Asks for the end of the user's running turn, whoever runs it; False if it does not run or is not theirs."""
-    asked = await session.scalar(REQUEST_STOP, {"user_id": user_id, "turn_id": turn_id}) is not None
+    asked = await REQUEST_STOP.value(connection, user_id=user_id, turn_id=turn_id) is not None
     if asked:
-        await ring_stop(session, turn_id)
+        await ring_stop(connection, turn_id)
     return asked
 
 

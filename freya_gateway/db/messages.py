@@ -3,21 +3,19 @@
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from freya_gateway.db.query import Connection, Query, Row
 
-PAGE = text("""
+PAGE = Query("""
 SELECT id, seq, turn_id, conversation_id, role, text, exact, said_at
 FROM messages WHERE user_id = :user_id AND seq < :before ORDER BY seq DESC LIMIT :limit
 """)
 
 # Replies stand after the message they answer, also where others were sent meanwhile. What is still queued or
 # running is not history yet. The window ends where the budget does, so the cost does not grow with the history.
-RECENT = text("""
-SELECT id, seq, place, role, text, n_tokens FROM (
+RECENT = Query("""
+SELECT id, place, role, text, n_tokens FROM (
     SELECT m.id, m.seq, m.role, m.text, m.n_tokens, coalesce(m.reply_to, m.seq) AS place,
            sum(m.n_tokens + :overhead) OVER (ORDER BY coalesce(m.reply_to, m.seq) DESC, m.seq DESC) AS total
     FROM (
@@ -29,7 +27,7 @@ SELECT id, seq, place, role, text, n_tokens FROM (
 ) w WHERE total - n_tokens - :overhead < :budget ORDER BY place, seq
 """)
 
-OF_TURN = text("""
+OF_TURN = Query("""
 SELECT id, seq, turn_id, conversation_id, role, text, exact, said_at, n_tokens
 FROM messages WHERE user_id = :user_id AND turn_id = :turn_id ORDER BY seq
 """)
@@ -70,33 +68,31 @@ def storable(text_: str) -> tuple[str, str | None]:
     return plain, None if plain == text_ else json.dumps(text_)
 
 
-def exact_text(row: Row[Any]) -> str:
-    return row.text if row.exact is None else json.loads(row.exact)
+def exact_text(row: Row) -> str:
+    return row["text"] if row["exact"] is None else json.loads(row["exact"])
 
 
-async def page(session: AsyncSession, user_id: UUID, *, before: int, limit: int) -> list[StoredMessage]:
+async def page(connection: Connection, user_id: UUID, *, before: int, limit: int) -> list[StoredMessage]:
     """Up to `limit` messages with a seq below `before`, newest first."""
-    rows = await session.execute(PAGE, {"user_id": user_id, "before": before, "limit": limit})
+    rows = await PAGE.all(connection, user_id=user_id, before=before, limit=limit)
     return [_stored(row) for row in rows]
 
 
-async def of_turn(session: AsyncSession, user_id: UUID, turn_id: UUID) -> list[StoredMessage]:
+async def of_turn(connection: Connection, user_id: UUID, turn_id: UUID) -> list[StoredMessage]:
     """The messages of a turn in the order of their seq; the reply, if there is one, is the assistant's."""
-    rows = await session.execute(OF_TURN, {"user_id": user_id, "turn_id": turn_id})
+    rows = await OF_TURN.all(connection, user_id=user_id, turn_id=turn_id)
     return [_stored(row) for row in rows]
 
 
 async def recent(
-    session: AsyncSession, user_id: UUID, *, budget: int, overhead: int, most: int = 512
+    connection: Connection, user_id: UUID, *, budget: int, overhead: int, most: int = 512
 ) -> list[RecentMessage]:
     """The newest messages whose tokens (+ `overhead` each) fit in `budget`, oldest first, at most `most`."""
-    rows = await session.execute(
-        RECENT, {"user_id": user_id, "budget": budget, "overhead": overhead, "most": most}
-    )
-    return [RecentMessage(row.id, row.place, row.role, row.text, row.n_tokens) for row in rows]
+    rows = await RECENT.all(connection, user_id=user_id, budget=budget, overhead=overhead, most=most)
+    return [RecentMessage(*row.values()) for row in rows]
 
 
-def _stored(row: Row[Any]) -> StoredMessage:
+def _stored(row: Row) -> StoredMessage:
     return StoredMessage(
-        row.id, row.seq, row.turn_id, row.conversation_id, row.role, exact_text(row), row.said_at
+        row["id"], row["seq"], row["turn_id"], row["conversation_id"], row["role"], exact_text(row), row["said_at"]
     )

@@ -4,18 +4,25 @@ import json
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from freya_gateway.db.query import Connection, Query
 
-WRITE = text("""
+WRITE = Query("""
 INSERT INTO prompt_traces (user_id, turn_id, attempt, n_tokens, blocks)
 VALUES (:user_id, :turn_id, :attempt, :n_tokens, cast(:blocks AS jsonb))
 ON CONFLICT (user_id, turn_id, attempt) DO NOTHING
 """)
 
 
-async def write(session: AsyncSession, key: tuple[UUID, UUID, int], *, n_tokens: int, blocks: dict[str, Any]) -> None:
+async def write(
+    connection: Connection, key: tuple[UUID, UUID, int], *, n_tokens: int, blocks: dict[str, Any]
+) -> None:
     """The trace of the prompt of (user, turn, attempt)."""
     user_id, turn_id, attempt = key
-    values = {"user_id": user_id, "turn_id": turn_id, "attempt": attempt, "n_tokens": n_tokens}
-    await session.execute(WRITE, values | {"blocks": json.dumps(blocks, default=str)})
+    await WRITE.execute(
+        connection,
+        user_id=user_id,
+        turn_id=turn_id,
+        attempt=attempt,
+        n_tokens=n_tokens,
+        blocks=json.dumps(blocks, default=str),
+    )

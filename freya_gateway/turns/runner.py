@@ -35,6 +35,7 @@ class Run:
         self.stopped = claim.stop_requested
         self.abandoned = False
         self.prompt: Prompt | None = None
+        self.more_waits = True  # whether the user may have another turn to run; the turn's end knows
         self._scope: asyncio.Timeout | None = None
 
     def stop(self) -> None:
@@ -148,15 +149,16 @@ class TurnRunner:
 
     async def _commit(self, run: Run, reply: Reply) -> None:
         prompt = run.prompt
-        async with self._means.database.transaction() as session:
-            first = await store.finish(session, reply, sender=self._means.owner)
-            if first is not None and prompt is not None:
+        async with self._means.database.transaction() as connection:
+            ended = await store.finish(connection, reply, sender=self._means.owner)
+            if ended is not None and prompt is not None:
                 key = (reply.user_id, reply.turn_id, run.claim.attempt)
-                await traces.write(session, key, n_tokens=prompt.n_tokens, blocks=prompt.blocks)
-        if first is None:
+                await traces.write(connection, key, n_tokens=prompt.n_tokens, blocks=prompt.blocks)
+        if ended is None:
             logger.info("turn is another's")
             return
-        self._means.hub.publish(reply.user_id, numbered(reply.events, first))
+        run.more_waits = ended.queued
+        self._means.hub.publish(reply.user_id, numbered(reply.events, ended.first))
         self._means.metrics.turns.labels(reply.status).inc()
         logger.info("turn ended", status=reply.status, attempt=run.claim.attempt, **_figures(reply))
 

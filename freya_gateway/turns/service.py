@@ -8,8 +8,6 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
-from sqlalchemy import Row
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from freya_gateway.context.budget import count_tokens
 from freya_gateway.db import events as events_store
@@ -17,6 +15,7 @@ from freya_gateway.db import leases
 from freya_gateway.db import messages as messages_store
 from freya_gateway.db import turns as store
 from freya_gateway.db.events import NewEvent
+from freya_gateway.db.query import Connection, Row
 from freya_gateway.db.turns import MOST_QUEUED, Claim, NewMessage, Repeat, Reply, Situation
 from freya_gateway.errors import Conflict, Invalid, NotFound, TooLarge, TooManyRequests, Unavailable
 from freya_gateway.events.types import Cursor, to_json
@@ -80,22 +79,22 @@ class TurnService:
         if not self.accepting:
             raise Unavailable("draining", "This server is about to stop; send again.", retry_after=RETRY_SECONDS)
         message = self._new_message(user_id, send)
-        async with self._locked(user_id, message.now) as (session, situation):
-            known = send.client_message_id and await store.repeated(session, user_id, send.client_message_id)
+        async with self._locked(user_id, message.now) as (connection, situation):
+            known = send.client_message_id and await store.repeated(connection, user_id, send.client_message_id)
             if known:
                 return _repeat(known, send, situation)
             _check_busy(send, situation)
-            claim = await store.accept(session, message, situation=situation, sender=self._means.owner)
+            claim = await store.accept(connection, message, situation=situation, sender=self._means.owner)
         return self._accepted(message, situation, claim)
 
     async def stop(self, user_id: UUID, turn_id: UUID) -> TurnView:
         """Asks for the end of a turn, in any phase; asking again changes nothing. Raises NotFound."""
         reply = self._unspoken(user_id, turn_id)
-        async with self._locked(user_id, reply.now) as (session, situation):
-            first = await store.finish(session, reply, sender=self._means.owner)
-            asked = first is None and await leases.request_stop(session, user_id, turn_id)
-        if first is not None:
-            self._means.hub.publish(user_id, numbered(reply.events, first))
+        async with self._locked(user_id, reply.now) as (connection, situation):
+            ended = await store.finish(connection, reply, sender=self._means.owner)
+            asked = ended is None and await leases.request_stop(connection, user_id, turn_id)
+        if ended is not None:
+            self._means.hub.publish(user_id, numbered(reply.events, ended.first))
             self._means.metrics.turns.labels(reply.status).inc()
         if asked:
             self._supervisor.stop(turn_id)
@@ -103,11 +102,11 @@ class TurnService:
 
     async def get(self, user_id: UUID, turn_id: UUID) -> TurnView:
         """The turn as it is now. Raises NotFound, for another's turn too."""
-        async with self._means.database.transaction() as session:
-            turn = await store.get(session, user_id, turn_id)
+        async with self._means.database.transaction() as connection:
+            turn = await store.get(connection, user_id, turn_id)
             if turn is None:
                 raise NotFound("turn_not_found", "You have no turn with this id; check the id that the send returned.")
-            messages = await messages_store.of_turn(session, user_id, turn_id)
+            messages = await messages_store.of_turn(connection, user_id, turn_id)
         return _view(turn, messages)
 
     async def wait(self, user_id: UUID, sent: Sent, *, seconds: float) -> dict[str, Any] | None:
@@ -127,15 +126,15 @@ class TurnService:
 
     async def delivered(self, user_id: UUID, turn: TurnView, *, cursor: Cursor) -> bool:
         """Whether a reader at `cursor` has seen the turn's reply."""
-        async with self._means.database.transaction() as session:
-            state = await events_store.state(session, user_id)
-            seq = await events_store.reply_seq(session, user_id, turn.id, first_event=turn.first_event)
+        async with self._means.database.transaction() as connection:
+            state = await events_store.state(connection, user_id)
+            seq = await events_store.reply_seq(connection, user_id, turn.id, first_event=turn.first_event)
         return state.epoch == cursor.epoch and seq is not None and seq <= cursor.seq
 
     @asynccontextmanager
-    async def _locked(self, user_id: UUID, now: datetime) -> AsyncGenerator[tuple[AsyncSession, Situation], None]:
-        async with self._means.database.transaction() as session:
-            yield session, await store.lock(session, user_id, now=now)
+    async def _locked(self, user_id: UUID, now: datetime) -> AsyncGenerator[tuple[Connection, Situation], None]:
+        async with self._means.database.transaction() as connection:
+            yield connection, await store.lock(connection, user_id, now=now)
 
     def _new_message(self, user_id: UUID, send: Send) -> NewMessage:
         _check_text(send.text)
@@ -220,20 +219,19 @@ def _check_busy(send: Send, situation: Situation) -> None:
         )
 
 
-def _view(turn: Row[Any], messages: list[messages_store.StoredMessage]) -> TurnView:
+def _view(turn: Row, messages: list[messages_store.StoredMessage]) -> TurnView:
     reply = next((m for m in messages if m.role == "assistant"), None)
-    data = reply and ReplyData(turn.id, reply.id, reply.text, reply.said_at, turn.status, dict(turn._mapping))
+    columns = dict(turn)
+    data = reply and ReplyData(turn["id"], reply.id, reply.text, reply.said_at, turn["status"], columns)
     return TurnView(
-        id=turn.id,
-        state=turn.state,
-        status=turn.status,
-        attempt=turn.attempt,
-        first_event=turn.first_event,
+        id=turn["id"],
+        state=turn["state"],
+        status=turn["status"],
+        attempt=turn["attempt"],
+        first_event=turn["first_event"],
         message_ids=tuple(m.id for m in messages if m.role == "user"),
-        created_at=turn.created_at,
-        started_at=turn.started_at,
-        finished_at=turn.finished_at,
+        created_at=turn["created_at"],
+        started_at=turn["started_at"],
+        finished_at=turn["finished_at"],
         reply=data.payload() if data else None,
     )
-
-

@@ -62,8 +62,8 @@ class Supervisor:
         held = list(self._runs.values())
         if not held:
             return
-        async with self._means.database.transaction() as session:
-            kept = await leases.renew(session, [_holding(run) for run in held], lease=self.lease)
+        async with self._means.database.transaction() as connection:
+            kept = await leases.renew(connection, [_holding(run) for run in held], lease=self.lease)
         for run in held:
             if kept.get(run.claim.turn_id):
                 run.stop()
@@ -72,8 +72,8 @@ class Supervisor:
         """Takes turns that nobody runs, as many as there is room for."""
         if not self.has_room:
             return
-        async with self._means.database.transaction() as session:
-            users = await leases.waiting(session, most=self._room - len(self._runs))
+        async with self._means.database.transaction() as connection:
+            users = await leases.waiting(connection, most=self._room - len(self._runs))
         for user_id in users:
             await self.take_next(user_id)
 
@@ -81,8 +81,8 @@ class Supervisor:
         """Runs the user's next turn here, if one waits and there is room."""
         if not self.has_room:
             return
-        async with self._means.database.transaction() as session:
-            claim = await store.claim_next(session, user_id, owner=self._means.owner, lease=self.lease, now=self._means.now())
+        async with self._means.database.transaction() as connection:
+            claim = await store.claim_next(connection, user_id, owner=self._means.owner, lease=self.lease, now=self._means.now())
         if claim is None:
             return
         if claim.turn_id in self._runs:  # our own lease ran out, e.g. while PostgreSQL was away
@@ -103,8 +103,8 @@ class Supervisor:
             await asyncio.wait(self._tasks, timeout=2)
         if left:
             logger.warning("turns given back", count=len(left))
-            async with self._means.database.transaction() as session:
-                await leases.release(session, [_holding(run) for run in left])
+            async with self._means.database.transaction() as connection:
+                await leases.release(connection, [_holding(run) for run in left])
 
     async def aclose(self) -> None:
         """Ends all tasks at once, leaving their turns to their leases."""
@@ -126,7 +126,8 @@ class Supervisor:
                 logger.opt(exception=error).error("turn left to its lease")
             finally:
                 self._forget(run)
-            await self._continue(claim.user_id)
+            if run.more_waits:
+                await self._continue(claim.user_id)
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.claim.turn_id) is run:
