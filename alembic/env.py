@@ -3,12 +3,15 @@
 import asyncio
 import os
 
-from alembic import context
-from freya_gateway.db.engine import async_url
-from freya_gateway.db.models import SQLModel
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from alembic import context
+from freya_gateway.db import memory_models, models
+from freya_gateway.db.engine import async_url
+
+assert memory_models.Fact.metadata is models.User.metadata  # both files fill one
+METADATA = models.User.metadata
 # One lock for all who migrate: two replicas that start together must not both create the tables.
 MIGRATION_LOCK = 4_073_215_861
 
@@ -23,7 +26,7 @@ def _url() -> str:
 def _migrate(connection: Connection) -> None:
     connection.exec_driver_sql(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
     connection.commit()
-    context.configure(connection=connection, target_metadata=SQLModel.metadata, compare_server_default=True)
+    context.configure(connection=connection, target_metadata=METADATA, compare_server_default=True)
     with context.begin_transaction():
         context.run_migrations()
 
@@ -36,7 +39,7 @@ async def _run() -> None:
 
 
 if context.is_offline_mode():
-    context.configure(dialect_name="postgresql", target_metadata=SQLModel.metadata, literal_binds=True)
+    context.configure(dialect_name="postgresql", target_metadata=METADATA, literal_binds=True)
     with context.begin_transaction():
         context.run_migrations()
 else:

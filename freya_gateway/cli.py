@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import which
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx2
 import typer
@@ -59,8 +59,8 @@ def serve() -> None:
     """Serve the gateway. Without DATABASE_URL and OPENAI_API_KEY it brings a database and a small model along."""
     given = load_settings()
     configure_logging(given)
-    signal.signal(signal.SIGTERM, _leave)
     with ExitStack() as stack:
+        stack.enter_context(_handling(signal.SIGTERM, _leave))
         settings = _complete(given, stack)
         _migrate_or_refuse(settings)
         app = create_app(settings)
@@ -147,8 +147,17 @@ def shell() -> None:
     with _database() as url:
         bare, password = schema.split_password(url)
         surroundings = os.environ | ({"PGPASSWORD": password} if password else {})
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for psql
-        raise typer.Exit(subprocess.run([str(psql), bare], env=surroundings, check=False).returncode)
+        with _handling(signal.SIGINT, signal.SIG_IGN):  # Ctrl-C is for psql
+            raise typer.Exit(subprocess.run([str(psql), bare], env=surroundings, check=False).returncode)
+
+
+@contextmanager
+def _handling(number: signal.Signals, handler: Any) -> Generator[None, None, None]:
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -236,7 +245,7 @@ def _spoken(console: Console) -> Iterator[str]:
     """What the user types, line by line, without the empty lines."""
     while True:
         try:
-            line = console.input("\n[bold]you[/] › ") if sys.stdin.isatty() else input()
+            line = console.input("\n[bold]you[/] > ") if sys.stdin.isatty() else input()
         except (EOFError, KeyboardInterrupt):
             return
         if line.strip():

@@ -96,12 +96,12 @@ def _server(url: str, *, remedy: str) -> Iterator[Finding]:
     if report.error is not None:
         yield Finding("database", "wrong", f"{masked_url(url)}: {report.error}", remedy)
         return
-    yield _suitability(masked_url(url), report)
+    yield suitability(masked_url(url), report)
     yield _schema(report)
-    yield _clock(report)
+    yield clock(report)
 
 
-def _suitability(name: str, report: DatabaseReport) -> Finding:
+def suitability(name: str, report: DatabaseReport) -> Finding:
     detail = f"{name}, PostgreSQL {report.server_version}"
     if report.server_major < OLDEST_SERVER:
         return Finding("database", "wrong", detail, f"The gateway needs PostgreSQL {OLDEST_SERVER} or later.")
@@ -122,7 +122,7 @@ def _schema(report: DatabaseReport) -> Finding:
             return Finding("schema", "wrong", detail, "`freya db upgrade`")
 
 
-def _clock(report: DatabaseReport) -> Finding:
+def clock(report: DatabaseReport) -> Finding:
     detail = f"{abs(report.clock_ahead):.1f} s apart from the database's"
     if abs(report.clock_ahead) > SKEW_SECONDS:
         return Finding("clock", "wrong", detail, "Set both machines' clocks by NTP: tokens and leases depend on them.")

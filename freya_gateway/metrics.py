@@ -14,10 +14,23 @@ class Metrics:
         self.open_streams = Gauge("freya_open_streams", "Open SSE connections", registry=registry)
         self.running_turns = Gauge("freya_running_turns", "Turns that this process runs", registry=registry)
         self.turns = Counter("freya_turns", "Turns ended, by status", ["status"], registry=registry)
-        self.first_token = Histogram("freya_first_token_seconds", "From the accepted message to the first piece of its reply in the log", buckets=SECONDS, registry=registry)
-        self.piece_gap = Histogram("freya_piece_gap_seconds", "Between two commits of one reply's pieces", buckets=SECONDS, registry=registry)
-        self.log_lag = Histogram("freya_log_lag_seconds", "From a piece's arrival to its commit", buckets=SECONDS, registry=registry)
+        self.first_token = Histogram(
+            "freya_first_token_seconds",
+            "From the accepted message to the first piece of its reply in the log",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.piece_gap = Histogram(
+            "freya_piece_gap_seconds", "Between two commits of one reply's pieces", buckets=SECONDS, registry=registry
+        )
+        self.log_lag = Histogram(
+            "freya_log_lag_seconds", "From a piece's arrival to its commit", buckets=SECONDS, registry=registry
+        )
         self.resumes = Counter("freya_resumes", "Opened streams by how they began", ["outcome"], registry=registry)
         self.closed_streams = Counter("freya_closed_streams", "Closed streams by reason", ["reason"], registry=registry)
-        self.upstream_errors = Counter("freya_upstream_errors", "Model calls that failed, by code", ["code"], registry=registry)
-        self.log_failures = Counter("freya_log_failures", "Appends that PostgreSQL did not take at once", registry=registry)
+        self.upstream_errors = Counter(
+            "freya_upstream_errors", "Model calls that failed, by code", ["code"], registry=registry
+        )
+        self.log_failures = Counter(
+            "freya_log_failures", "Appends that PostgreSQL did not take at once", registry=registry
+        )

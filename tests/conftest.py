@@ -1,9 +1,7 @@
 """Real parts for every test: one PostgreSQL for the session, built by the real migrations; rows go between tests."""
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from pathlib import Path
 
 import asyncpg
 import pytest

@@ -67,9 +67,7 @@ async def running(settings: Settings) -> AsyncGenerator[Running, None]:
     """Serves until the block ends, then drains and closes like a deployed one."""
     app = create_app(settings)
     ports: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    server = GatewayServer(
-        app, settings, drain=lambda grace: app.state.gateway.drain(grace), ready=ports.set_result
-    )
+    server = GatewayServer(app, settings, drain=lambda grace: app.state.gateway.drain(grace), ready=ports.set_result)
     task = asyncio.create_task(server.serve())
     async with asyncio.timeout(START_SECONDS):
         port = await ports

@@ -1,4 +1,4 @@
-"""A strict SSE reader for tests: parses what is on the wire byte by byte, and refuses what the protocol does not say."""
+"""A strict SSE reader for tests: parses what is on the wire, and refuses what the protocol does not say."""
 
 import json
 from collections.abc import AsyncGenerator, Iterable, Mapping

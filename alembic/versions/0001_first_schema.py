@@ -4,9 +4,10 @@ Revision: 0001
 Written: 2026-11-23 02:37:44.376252+00:00
 """
 
-from alembic import op
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+
+from alembic import op
 
 revision = "0001"
 down_revision = None

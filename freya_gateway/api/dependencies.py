@@ -33,7 +33,9 @@ GatewayState = Annotated[Gateway, Depends(gateway_of)]
 async def current_user(
     request: Request,
     gateway: GatewayState,
-    authorization: Annotated[str | None, Header(description="`Bearer` and a JWT or an API key.")] = None,
+    _authorization: Annotated[
+        str | None, Header(alias="authorization", description="`Bearer` and a JWT or an API key.")
+    ] = None,
 ) -> Caller:
     principal = await gateway.authenticator.authenticate(request.headers)
     return Caller(await gateway.users.id_of(principal.subject), principal)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 
 from loguru import logger
@@ -46,7 +47,6 @@ class Gateway:
         self.turns.accepting = False
         await self.supervisor.drain(grace)
         self.hub.dismiss_all(lambda: Bye("deploy", retry_ms=random.randint(*DEPLOY_RETRY_MS)))
-        deadline = asyncio.get_running_loop().time() + FAREWELL_SECONDS
-        while self.hub.open and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.05)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.hub.emptied(), FAREWELL_SECONDS)
         logger.info("drained", streams=self.hub.open)

@@ -121,9 +121,7 @@ class StreamBody:
 
     async def _open(self, reader: Reader) -> Opening:
         turn = self._target.turn
-        return await self._gateway.log.open(
-            reader, self._target.cursor, turn_start=turn.first_event if turn else None
-        )
+        return await self._gateway.log.open(reader, self._target.cursor, turn_start=turn.first_event if turn else None)
 
     def _beginning(self, opening: Opening) -> bytes:
         ready = {

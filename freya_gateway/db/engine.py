@@ -13,7 +13,7 @@ from typing import Any, cast
 import asyncpg
 from sqlalchemy import URL, make_url
 
-from freya_gateway.db.query import Connection
+from freya_gateway.db.query import Connection, OwnConnection
 from freya_gateway.errors import Unavailable
 
 CONNECT_TIMEOUT = 5.0
@@ -26,7 +26,10 @@ SERVER_SETTINGS = {
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "20s",
 }
+# Everything that PostgreSQL or the way to it can raise.
 FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# What a retry cannot mend: PostgreSQL (or the driver) will not take these values.
+REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 # SQLSTATE classes that pass by themselves: connection, deadlock, resources, lock not available, intervention.
 PASSING = ("08", "40", "53", "55P03", "57")
 RETRY_SECONDS = 2
@@ -84,7 +87,7 @@ class Database:
             detail = "The database does not answer at the moment; try again."
             raise Unavailable("database_unavailable", detail, retry_after=RETRY_SECONDS) from error
 
-    async def connect(self) -> asyncpg.Connection:
+    async def connect(self) -> OwnConnection:
         """A connection of its own, outside the pool; the caller closes it."""
         return await asyncpg.connect(self._url, **self._options())
 

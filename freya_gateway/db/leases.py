@@ -37,8 +37,7 @@ UPDATE turns SET stop_requested = true WHERE user_id = :user_id AND id = :turn_i
 RETURNING id
 """)
 
-# (user, turn, generation)
-Holding = tuple[UUID, UUID, int]
+Holding = tuple[UUID, UUID, int]  # a user, their turn, its generation
 
 
 async def renew(connection: Connection, holdings: Sequence[Holding], *, lease: float) -> dict[UUID, bool]:

@@ -1,6 +1,7 @@
 """SQL with named parameters for asyncpg, which knows only `$1`: the names are turned into numbers once, at import."""
 
 import re
+from collections.abc import Callable
 from typing import Any, Protocol
 
 NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
@@ -21,6 +22,14 @@ class Connection(Protocol):
     async def fetch(self, query: str, /, *args: Any) -> list[Row]: ...
     async def fetchrow(self, query: str, /, *args: Any) -> Row | None: ...
     async def fetchval(self, query: str, /, *args: Any) -> Any: ...
+
+
+class OwnConnection(Connection, Protocol):
+    """A connection outside the pool, for one task."""
+
+    async def add_listener(self, channel: str, callback: Callable[[object, int, str, object], None], /) -> None: ...
+    def is_closed(self) -> bool: ...
+    def terminate(self) -> None: ...
 
 
 class Query:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
-from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
@@ -21,6 +20,7 @@ from sqlalchemy import NullPool, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from alembic import command
 from freya_gateway.clock import utc_now
 from freya_gateway.db.engine import async_url
 from freya_gateway.errors import ConfigurationError

@@ -13,9 +13,7 @@ ON CONFLICT (user_id, turn_id, attempt) DO NOTHING
 """)
 
 
-async def write(
-    connection: Connection, key: tuple[UUID, UUID, int], *, n_tokens: int, blocks: dict[str, Any]
-) -> None:
+async def write(connection: Connection, key: tuple[UUID, UUID, int], *, n_tokens: int, blocks: dict[str, Any]) -> None:
     """The trace of the prompt of (user, turn, attempt)."""
     user_id, turn_id, attempt = key
     await WRITE.execute(

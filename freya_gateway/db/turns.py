@@ -21,7 +21,8 @@ SITUATION = Query("""
 SELECT
   (SELECT id FROM turns WHERE user_id = :user_id AND state = 'running') AS running,
   (SELECT count(*) FROM turns WHERE user_id = :user_id AND state = 'queued') AS queued,
-  (SELECT id FROM conversations WHERE user_id = :user_id AND last_message_at > cast(:now AS timestamptz) - interval '6 hours'
+  (SELECT id FROM conversations
+   WHERE user_id = :user_id AND last_message_at > cast(:now AS timestamptz) - interval '6 hours'
    ORDER BY last_message_at DESC LIMIT 1) AS conversation_id
 """)
 
@@ -235,9 +236,7 @@ async def accept(connection: Connection, message: NewMessage, *, situation: Situ
     return Claim(message.user_id, message.turn_id, generation, 1, 0, message.now) if runs else None
 
 
-async def claim_next(
-    connection: Connection, user_id: UUID, *, owner: str, lease: float, now: datetime
-) -> Claim | None:
+async def claim_next(connection: Connection, user_id: UUID, *, owner: str, lease: float, now: datetime) -> Claim | None:
     """Takes what the user waits for: a running turn whose lease ran out, else the first of the queue."""
     generation = (await LOCK.one(connection, user_id=user_id))["generation"] + 1
     found = await NEXT.first(connection, user_id=user_id)

@@ -106,6 +106,8 @@ class Hub:
         self._streams_per_user = streams_per_user
         self._max_streams = max_streams
         self._open = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     @property
     def open(self) -> int:
@@ -148,8 +150,13 @@ class Hub:
         if len(staying) >= self._streams_per_user:
             staying[0].dismiss(Bye("superseded", retry_ms=0, final=True))
 
+    async def emptied(self) -> None:
+        """Until no stream is open."""
+        await self._empty.wait()
+
     def _count(self, change: int) -> None:
         self._open += change
+        self._empty.clear() if self._open else self._empty.set()
         self._metrics.open_streams.set(self._open)
 
     def publish(self, user_id: UUID, events: Sequence[StoredEvent]) -> None:

@@ -7,11 +7,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-import asyncpg
 from loguru import logger
 
 from freya_gateway.db import events as store
-from freya_gateway.db.engine import Database
+from freya_gateway.db.engine import FAILURES, Database
 from freya_gateway.errors import Unavailable
 from freya_gateway.events.hub import Hub
 
@@ -71,7 +70,7 @@ class Relay:
         while True:
             try:
                 await self._listen_once()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, Unavailable) as error:
+            except (*FAILURES, Unavailable) as error:
                 logger.warning("listening interrupted", error=type(error).__name__)
             await asyncio.sleep(RECONNECT_SECONDS)
 

@@ -10,20 +10,18 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
-import asyncpg
 from loguru import logger
 
 from freya_gateway.db import events as store
-from freya_gateway.db.engine import Database
+from freya_gateway.db.engine import FAILURES, REFUSED, Database
 from freya_gateway.db.events import NewEvent, StoredEvent, TurnAppend
+from freya_gateway.db.query import OwnConnection
 from freya_gateway.db.turns import Claim
 from freya_gateway.events.hub import Hub
 from freya_gateway.events.types import Token, parse_token, to_json, utf16_length
 from freya_gateway.metrics import Metrics
 
 WINDOW = 0.04  # seconds
-# What a retry cannot mend: PostgreSQL (or the driver) will not take these values.
-REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -114,7 +112,7 @@ class LogWriter:
         self._dirty: dict[UUID, Draft] = {}
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._connection: asyncpg.Connection | None = None
+        self._connection: OwnConnection | None = None
 
     def event(self, draft: Draft, kind: str, data: str) -> None:
         """Appends an event, at once."""
@@ -179,7 +177,7 @@ class LogWriter:
                 return self._publish(waiting, bases)
             except REFUSED as error:
                 return await self._isolate(waiting, error)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except FAILURES as error:
                 failures = await self._failed(error, failures)
 
     async def _isolate(self, drafts: list[Draft], error: Exception) -> None:
@@ -212,7 +210,7 @@ class LogWriter:
             self._metrics.piece_gap.observe(now - draft.written_at)
         draft.written_at = now
 
-    async def _missing(self, connection: asyncpg.Connection, draft: Draft) -> bool:
+    async def _missing(self, connection: OwnConnection, draft: Draft) -> bool:
         """Drops from the draft what the log already holds; whether anything is left to write."""
         claim = draft.claim
         kind, data, generation = await store.committed(
@@ -227,7 +225,7 @@ class LogWriter:
             return False
         return True
 
-    async def _connected(self) -> asyncpg.Connection:
+    async def _connected(self) -> OwnConnection:
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._database.connect()
         return self._connection

@@ -76,7 +76,8 @@ class LocalModel:
                 process.kill()
 
     def _first_line(self) -> str:
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         deadline = time.monotonic() + START_SECONDS
         line = b""
         with selectors.DefaultSelector() as selector:
@@ -121,6 +122,7 @@ def serve(*, port: int, threads: int) -> None:
     params.verbosity = 0
     server = llama.Server(params)
     print(server.listening_address, flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on
     sys.stdin.buffer.read()
     os._exit(0)  # at once, also in the middle of a reply
 

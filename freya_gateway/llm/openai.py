@@ -8,7 +8,6 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, Final
 
 import aiohttp
@@ -28,7 +27,7 @@ from freya_gateway.metrics import Metrics
 OPENAI_URL: Final = "https://api.openai.com/v1"
 NO_KEY: Final = "none"  # a local server asks for none, the client insists on one
 HEADERS: Final = {"accept": "text/event-stream", "accept-encoding": "identity", "content-type": "application/json"}
-# Connections bound nothing here: the supervisor bounds turns. aiohttp's own default of 100 would queue the 101st.
+# Connections bound nothing here: the supervisor bounds turns. The SDK's default of 1000 would queue one more unseen.
 LIMITS: Final = httpx2.Limits(max_connections=10_000, max_keepalive_connections=10_000, keepalive_expiry=60)
 LONGEST_BACKOFF: Final = 8.0
 
@@ -114,7 +113,9 @@ class OpenAIChat:
     async def _ask(self, model: str, body: bytes) -> tuple[Reply, str]:
         """An open reply of `model` and its first text, retried within `first_piece_timeout`."""
         deadline = Deadline(self._options.first_piece_timeout)
-        for attempt in count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return await self._attempt(model, body, deadline)
             except AttemptError as failure:
@@ -124,7 +125,6 @@ class OpenAIChat:
                     deadline.close()
                     raise
             await asyncio.sleep(pause)
-        raise AssertionError("count() ends")
 
     async def _attempt(self, model: str, body: bytes, deadline: Deadline) -> tuple[Reply, str]:
         response = await self._post(body, deadline)

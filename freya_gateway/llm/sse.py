@@ -54,4 +54,4 @@ def _payload(event: bytes) -> bytes:
     if event.startswith(PREFIX) and b"\n" not in event:
         return event[len(PREFIX) :]
     fields = (line.partition(b":") for line in event.split(b"\n"))
-    return b"\n".join(value.removeprefix(b" ") for name, _, value in fields if name == b"data").strip()
+    return b"\n".join(value.removeprefix(b" ") for name, _, value in fields if name == b"data")

@@ -109,7 +109,7 @@ class TurnRunner:
             self._means.writer.add(run.draft, outcome.words_if_silent)
         events = await self._means.writer.take(run.draft)
         if run.abandoned:
-            return
+            return None
         reply = self._reply(run, outcome, events)
         wait = RETRY_SECONDS
         while not run.abandoned:
@@ -171,4 +171,3 @@ def _thinking(claim: Claim, prompt: Prompt) -> str:
 def _figures(reply: Reply) -> dict[str, int | str | None]:
     names = ("model", "prompt_tokens", "cached_tokens", "completion_tokens", "ttft_ms", "error_code")
     return {name: reply.outcome[name] for name in names if reply.outcome[name] is not None}
-

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
-
 from freya_gateway.context.budget import count_tokens
 from freya_gateway.db import events as events_store
 from freya_gateway.db import leases
@@ -90,7 +89,7 @@ class TurnService:
     async def stop(self, user_id: UUID, turn_id: UUID) -> TurnView:
         """Asks for the end of a turn, in any phase; asking again changes nothing. Raises NotFound."""
         reply = self._unspoken(user_id, turn_id)
-        async with self._locked(user_id, reply.now) as (connection, situation):
+        async with self._locked(user_id, reply.now) as (connection, _):
             ended = await store.finish(connection, reply, sender=self._means.owner)
             asked = ended is None and await leases.request_stop(connection, user_id, turn_id)
         if ended is not None:
@@ -141,7 +140,8 @@ class TurnService:
         n_tokens = count_tokens(send.text)
         if n_tokens > self._longest:
             raise TooLarge(
-                "message_too_long", f"The text has {n_tokens} tokens; at most {self._longest} are read. Shorten or split it."
+                "message_too_long",
+                f"The text has {n_tokens} tokens; at most {self._longest} are read. Shorten or split it.",
             )
         turn_id, message_id = uuid4(), uuid4()
         return NewMessage(

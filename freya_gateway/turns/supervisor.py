@@ -82,7 +82,9 @@ class Supervisor:
         if not self.has_room:
             return
         async with self._means.database.transaction() as connection:
-            claim = await store.claim_next(connection, user_id, owner=self._means.owner, lease=self.lease, now=self._means.now())
+            claim = await store.claim_next(
+                connection, user_id, owner=self._means.owner, lease=self.lease, now=self._means.now()
+            )
         if claim is None:
             return
         if claim.turn_id in self._runs:  # our own lease ran out, e.g. while PostgreSQL was away

@@ -11,12 +11,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import asyncpg
 import psutil
 import pytest
+from sqlalchemy import text
 
 from freya_gateway.db import embedded
 from freya_gateway.db.embedded import EmbeddedPostgres
+from freya_gateway.db.schema import brief_connection
 from freya_gateway.errors import ConfigurationError
 
 FAST = {"fsync": "off"}
@@ -49,12 +50,9 @@ def ask(url: str, *statements: str) -> str:
     """The first value that the last statement gives."""
 
     async def run() -> object:
-        connection = await asyncpg.connect(url)
-        try:
-            answers = [await connection.fetchval(statement) for statement in statements]
-            return answers[-1]
-        finally:
-            await connection.close()
+        async with brief_connection(url, autocommit=True) as connection:
+            results = [await connection.execute(text(statement)) for statement in statements]
+            return results[-1].scalar() if results[-1].returns_rows else None
 
     return str(asyncio.run(run()))
 
@@ -67,7 +65,9 @@ def gone(pid: int) -> bool:
         return True
 
 
-def test_a_fresh_server_is_utf8_orders_by_code_point_and_finds_accented_trigrams(started: Callable[[], EmbeddedPostgres]) -> None:
+def test_a_fresh_server_is_utf8_orders_by_code_point_and_finds_accented_trigrams(
+    started: Callable[[], EmbeddedPostgres],
+) -> None:
     url = started().url
     assert ask(url, "SELECT current_database()") == "freya"
     assert ask(url, "SHOW server_encoding") == "UTF8"
@@ -115,7 +115,9 @@ def test_users_of_one_folder_share_a_server_until_the_last_one_leaves(started: C
     assert second.pid is None
 
 
-def test_a_server_outlives_a_killed_user_and_the_next_one_stops_it(place: Path, started: Callable[[], EmbeddedPostgres]) -> None:
+def test_a_server_outlives_a_killed_user_and_the_next_one_stops_it(
+    place: Path, started: Callable[[], EmbeddedPostgres]
+) -> None:
     user = subprocess.Popen(
         [sys.executable, "-c", f"{USER}; print(s.pid, flush=True); input()", str(place / "postgres")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -166,7 +168,9 @@ def test_a_folder_that_was_deleted_under_its_server_starts_empty(started: Callab
     assert ask(again.url, "SELECT to_regclass('kept')") == "None"
 
 
-def test_an_interrupted_first_start_leaves_nothing_half_made(place: Path, started: Callable[[], EmbeddedPostgres]) -> None:
+def test_an_interrupted_first_start_leaves_nothing_half_made(
+    place: Path, started: Callable[[], EmbeddedPostgres]
+) -> None:
     half_made = place / "postgres" / "data.new"
     half_made.mkdir(parents=True)
     (half_made / "PG_VERSION").write_text("18\n")

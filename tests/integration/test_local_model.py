@@ -11,12 +11,13 @@ from collections.abc import Iterator
 import openai
 import psutil
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from freya_gateway.llm import local
 from freya_gateway.llm.local import LocalModel
 
 INSTALLED = importlib.util.find_spec("xllamacpp") is not None and local.weights() is not None
-HELLO = [{"role": "user", "content": "Hello! Who are you?"}]
+HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello! Who are you?"}]
 
 pytestmark = pytest.mark.skipif(
     not INSTALLED and not os.environ.get("CI"), reason="the extra `local` is not installed: no model to test"
@@ -34,7 +35,7 @@ async def test_a_reply_streams_piece_by_piece_with_its_usage(base_url: str) -> N
     async with openai.AsyncOpenAI(base_url=base_url, api_key="local") as client:
         stream = await client.chat.completions.create(
             model=LocalModel.name,
-            messages=HELLO,  # pyright: ignore[reportArgumentType]
+            messages=HELLO,
             stream=True,
             stream_options={"include_usage": True},
             max_tokens=40,
@@ -51,10 +52,10 @@ async def test_a_reply_streams_piece_by_piece_with_its_usage(base_url: str) -> N
 
 
 async def test_a_repeated_prompt_is_answered_from_the_cache(base_url: str) -> None:
-    messages = [{"role": "system", "content": "You are Freya. " * 30}, *HELLO]
+    messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": "You are Freya. " * 30}, *HELLO]
     async with openai.AsyncOpenAI(base_url=base_url, api_key="local") as client:
         answers = [
-            await client.chat.completions.create(model=LocalModel.name, messages=messages, max_tokens=1)  # pyright: ignore[reportArgumentType]
+            await client.chat.completions.create(model=LocalModel.name, messages=messages, max_tokens=1)
             for _ in range(2)
         ]
     usage = answers[1].usage
@@ -74,7 +75,9 @@ async def test_the_budget_fits_into_the_model(base_url: str) -> None:
 
 
 def test_the_model_ends_when_its_parent_is_killed() -> None:
-    code = "from freya_gateway.llm.local import LocalModel; m = LocalModel(); m.start(); print(m.pid, flush=True); input()"
+    code = (
+        "from freya_gateway.llm.local import LocalModel; m = LocalModel(); m.start(); print(m.pid, flush=True); input()"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())

@@ -29,7 +29,7 @@ async def test_a_message_becomes_a_stored_reply_and_its_events(core: Core, model
     sent = await core.send(user, "Hi")
     async with core.reader(user, sent.cursor) as reading:
         events = await reading.until("reply")
-    assert [event.seq for event in events][0] == 1
+    assert events[0].seq == 1
     kinds = [event.kind for event in events]
     assert kinds[:2] == ["listening", "thinking"]
     assert kinds[-1] == "reply"
@@ -210,9 +210,7 @@ async def test_a_draining_server_accepts_nothing(core: Core) -> None:
         await core.send(user)
 
 
-async def test_a_lost_turn_is_taken_over_from_its_beginning(
-    database_url: str, clean: None, model: ModelServer
-) -> None:
+async def test_a_lost_turn_is_taken_over_from_its_beginning(database_url: str, clean: None, model: ModelServer) -> None:
     lost = Gated()
     model.script(lost, Reply(["whole"]))
     async with core_on(database_url, model, owner="lost") as first:
@@ -307,7 +305,9 @@ async def test_a_drain_gives_unfinished_turns_back(database_url: str, clean: Non
     assert (view.reply["message"], view.attempt) == ("done elsewhere", 2)
 
 
-async def test_one_running_turn_per_user_even_without_the_lock(core: Core, model: ModelServer, database_url: str) -> None:
+async def test_one_running_turn_per_user_even_without_the_lock(
+    core: Core, model: ModelServer, database_url: str
+) -> None:
     model.script(Gated())
     user = await core.user()
     await core.send(user, "1")

@@ -1,5 +1,6 @@
 """What fits: whole histories, windows that leave in blocks, and a prefix that stays."""
 
+from itertools import pairwise
 from uuid import UUID
 
 from hypothesis import given
@@ -37,7 +38,7 @@ def test_messages_leave_in_blocks_so_the_prefix_stays() -> None:
     for length in range(60, 160):
         kept = window(history(*[96] * length), whole=2600, budget=2600)
         starts.append(kept[0].place)
-    moves = [(a, b) for a, b in zip(starts, starts[1:], strict=False) if a != b]
+    moves = [(a, b) for a, b in pairwise(starts) if a != b]
     assert all((b - a) % BLOCK == 0 for a, b in moves)
     assert len(moves) <= 100 // BLOCK + 1
 

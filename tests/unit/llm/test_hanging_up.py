@@ -64,7 +64,8 @@ async def test_an_error_of_the_consumer_hangs_up(model: ModelServer, asker: Make
 
 async def test_a_timeout_between_pieces_hangs_up(model: ModelServer, asker: Make) -> None:
     model.script(Hang("piece"))
-    assert (await asker(piece_timeout=0.05).ask()).code == "timeout"
+    async with asyncio.timeout(1):
+        assert (await asker(piece_timeout=0.05, first_piece_timeout=30).ask()).code == "timeout"
     await model.wait_disconnect()
 
 

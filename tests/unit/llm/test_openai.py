@@ -134,7 +134,7 @@ async def test_one_connection_serves_one_reply_after_the_other(model: ModelServe
     assert model.connections == 1
 
 
-async def test_more_streams_than_a_default_pool_holds(model: ModelServer, asker: Make) -> None:
+async def test_many_streams_at_once_each_have_a_connection(model: ModelServer, asker: Make) -> None:
     client = asker(first_piece_timeout=10)
     model.script(*[Reply(["Yes"], delay=0.5) for _ in range(150)])
     answers = await asyncio.gather(*(client.ask() for _ in range(150)))
@@ -143,7 +143,9 @@ async def test_more_streams_than_a_default_pool_holds(model: ModelServer, asker:
 
 
 async def test_request_says_what_was_asked(model: ModelServer, asker: Make) -> None:
-    client = asker(api_key=SecretStr("sk-secret"), temperature=0.3, presence_penalty=0.5, max_tokens=77)
+    client = asker(
+        api_key=SecretStr("sk-secret"), temperature=0.3, presence_penalty=0.5, frequency_penalty=-1.0, max_tokens=77
+    )
     await client.ask(user="user-9")
     sent = model.requests[0]
     assert sent.headers["authorization"] == "Bearer sk-secret"
@@ -154,6 +156,7 @@ async def test_request_says_what_was_asked(model: ModelServer, asker: Make) -> N
         "stream_options": {"include_usage": True},
         "temperature": 0.3,
         "presence_penalty": 0.5,
+        "frequency_penalty": -1.0,
         "max_tokens": 77,
         "user": "user-9",
     }
