@@ -5,12 +5,14 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import jwt
 from pydantic import SecretStr
 
 from freya_gateway.api.state import Gateway
@@ -20,6 +22,13 @@ from freya_gateway.settings import Settings
 from tests.sse import Stream, stream
 
 START_SECONDS = 30
+SECRET = "tests-only-0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def bearer(user: str, *, seconds: float = 3600) -> dict[str, str]:
+    """The header of a user whose credential lives for `seconds`."""
+    claims = {"sub": user, "exp": int(time.time() + seconds)}
+    return {"authorization": f"Bearer {jwt.encode(claims, SECRET, algorithm='HS256')}"}
 
 
 def settings_for(database_url: str, model_url: str, **changes: Any) -> Settings:
@@ -33,7 +42,7 @@ def settings_for(database_url: str, model_url: str, **changes: Any) -> Settings:
         "rate_limit": 0,
         "first_piece_timeout": 5.0,
         "piece_timeout": 5.0,
-        "grace_seconds": 5.0,
+        "grace_seconds": 0.5,
         "log_level": "WARNING",
     }
     return Settings(_env_file=None, **(values | changes))  # pyright: ignore[reportCallIssue]
@@ -51,8 +60,9 @@ class Running:
     def stream(self, path: str = "/v1/stream", **options: Any) -> Any:
         return stream(self.http, self.url + path, **options)
 
-    async def send(self, text: str = "Hello Freya", **body: Any) -> dict[str, Any]:
-        async with self.http.post(f"{self.url}/v1/messages", json={"text": text, **body}) as response:
+    async def send(self, text: str = "Hello Freya", *, user: str | None = None, **body: Any) -> dict[str, Any]:
+        headers = bearer(user) if user else {}
+        async with self.http.post(f"{self.url}/v1/messages", json={"text": text, **body}, headers=headers) as response:
             assert response.status == 202, await response.text()
             return await response.json()
 
@@ -136,6 +146,11 @@ async def replica(database_url: str, model_url: str, **environment: str) -> Asyn
         yield one
     finally:
         await one.kill()
+
+
+def authenticated() -> dict[str, Any]:
+    """Settings for many users: see `bearer`."""
+    return {"jwt_secret": SecretStr(SECRET)}
 
 
 async def collect(stream: Stream) -> list[str]:

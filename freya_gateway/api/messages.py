@@ -1,12 +1,12 @@
 """Sending a message, and reading what was said."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query
 
 from freya_gateway.api.dependencies import CurrentUser, GatewayState
 from freya_gateway.api.errors import problem_responses
-from freya_gateway.api.schemas import MessageAnswer, MessagePage, SendBody, SentAnswer
+from freya_gateway.api.schemas import ExactJson, MessageAnswer, MessagePage, SendBody, SentAnswer
 from freya_gateway.db import messages as store
 from freya_gateway.db.messages import StoredMessage
 from freya_gateway.turns.service import Send, Sent
@@ -21,7 +21,6 @@ router = APIRouter(prefix="/v1", tags=["messages"])
     "/messages",
     status_code=202,
     response_model=SentAnswer,
-    response_model_exclude_none=True,
     summary="Send a message",
     responses={200: {"model": SentAnswer, "description": "The reply came while the answer was held."}}
     | problem_responses(400, 401, 409, 413, 415, 422, 429, 503),
@@ -30,9 +29,8 @@ async def send_message(
     body: SendBody,
     gateway: GatewayState,
     caller: CurrentUser,
-    response: Response,
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT, description="Seconds to hold the answer for the reply.")] = 0,
-) -> SentAnswer:
+) -> ExactJson:
     """Accepts a message: stored, and answered in its turn, whatever happens to this connection.
 
     The events of the turn appear on `GET /v1/stream`; `cursor` stands just before the first of them.
@@ -40,8 +38,6 @@ async def send_message(
     gateway.limiter.check(caller.user_id)
     sent = await gateway.turns.send(caller.user_id, to_send(body))
     reply = await gateway.turns.wait(caller.user_id, sent, seconds=wait) if wait else None
-    if reply is not None:
-        response.status_code = 200
     return _sent(sent, reply)
 
 
@@ -53,24 +49,23 @@ async def list_messages(
     caller: CurrentUser,
     before: Annotated[int, Query(ge=0, le=NEWEST, description="Only messages with a lower `seq`.")] = NEWEST,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-) -> MessagePage:
+) -> ExactJson:
     """Every word said, newest first; follow `before` to the beginning."""
     async with gateway.database.reading() as connection:
         found = await store.page(connection, caller.user_id, before=before, limit=limit)
     more = len(found) == limit and found[-1].seq > 1
-    return MessagePage(messages=[_answer(m) for m in found], before=found[-1].seq if more else None)
+    return ExactJson(MessagePage(messages=[_answer(m) for m in found], before=found[-1].seq if more else None))
 
 
 def to_send(body: SendBody) -> Send:
     return Send(body.text, body.client_message_id, body.if_busy)
 
 
-def _sent(sent: Sent, reply: dict[str, object] | None) -> SentAnswer:
-    state = "done" if reply else sent.state
-    return SentAnswer.model_validate(
-        {"turn": sent.turn_id, "message": sent.message_id, "cursor": str(sent.cursor), "state": state, "reply": reply},
-        from_attributes=True,
-    )
+def _sent(sent: Sent, reply: dict[str, Any] | None) -> ExactJson:
+    fields = {"turn": sent.turn_id, "message": sent.message_id, "cursor": str(sent.cursor), "state": sent.state}
+    if reply is None:
+        return ExactJson(SentAnswer.model_validate(fields), status=202, without={"reply"})
+    return ExactJson(SentAnswer.model_validate(fields | {"state": "done", "reply": reply}))
 
 
 def _answer(message: StoredMessage) -> MessageAnswer:

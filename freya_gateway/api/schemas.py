@@ -5,9 +5,22 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse
+
+from freya_gateway.events.types import to_json
 
 EXAMPLE_TURN = "6f0d8c1e-3a52-4a0e-9d55-0d2f3c1b7a10"
 EXAMPLE_MESSAGE = "0f6b7a52-9c1f-4f57-8a53-6a4f1b9c2d11"
+
+
+class ExactJson(JSONResponse):
+    """An answer whose texts are exact, also where they hold half of a surrogate pair, which pydantic cannot write."""
+
+    def __init__(self, answer: BaseModel, *, status: int = 200, without: set[str] | None = None) -> None:
+        super().__init__(answer.model_dump(exclude=without), status)
+
+    def render(self, content: object) -> bytes:
+        return to_json(content).encode()
 
 
 class SendBody(BaseModel):

@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from sqlalchemy import text
-
 from freya_gateway.db.schema import brief_connection
 from freya_gateway.db.unprivileged import account, make_reachable, make_readable, private_folder
 from freya_gateway.errors import ConfigurationError
@@ -69,12 +67,12 @@ class EmbeddedPostgres:
 
     def join(self) -> Self:
         """Takes a share in the server, starting it (and making its data) if nobody else did."""
+        atexit.register(self.stop)  # also if this start is interrupted
         self._prepare_folder()
         with _locked(self.folder / "starting.lock"):
             self._share = _open_lock(self.folder / "users.lock", fcntl.LOCK_SH)
             self._ensure_running()
             create_database(self._url(SUPERUSER), DATABASE)
-        atexit.register(self.stop)
         return self
 
     def stop(self) -> None:
@@ -231,10 +229,10 @@ def create_database(url: str, name: str) -> str:
 
 
 async def _create_database(url: str, name: str) -> None:
-    async with brief_connection(url, autocommit=True) as connection:
-        known = await connection.scalars(text("SELECT datname FROM pg_database"))
-        if name not in known.all():
-            await connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE template0'))
+    async with brief_connection(url) as connection:
+        known = await connection.fetch("SELECT datname FROM pg_database")
+        if name not in {row["datname"] for row in known}:
+            await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
 
 
 def _installation() -> Path:

@@ -10,25 +10,25 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import NullPool, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from alembic import command
 from freya_gateway.clock import utc_now
-from freya_gateway.db.engine import async_url
+from freya_gateway.db.engine import FAILURES, Database
+from freya_gateway.db.query import OwnConnection, Query
+from freya_gateway.db.revision import read_revision
 from freya_gateway.errors import ConfigurationError
 
 OLDEST_SERVER = 15
 EXTENSIONS = ("pg_trgm", "btree_gin", "unaccent")
-CONNECT_TIMEOUT = 5.0
-COMMAND_TIMEOUT = 30.0
+AVAILABLE_EXTENSIONS = Query("SELECT name FROM pg_available_extensions")
+DATABASE_TIME = Query("SELECT clock_timestamp()")
+SERVER_VERSION = Query("SHOW server_version")
 SchemaState = Literal["empty", "behind", "current", "ahead"]
 
 
@@ -118,55 +118,41 @@ def split_password(url: str) -> tuple[str, str | None]:
 
 
 @asynccontextmanager
-async def brief_connection(url: str, *, autocommit: bool = False) -> AsyncGenerator[AsyncConnection, None]:
+async def brief_connection(url: str) -> AsyncGenerator[OwnConnection, None]:
     """A connection outside of any pool, for a look or a chore."""
-    engine = create_async_engine(
-        async_url(url),
-        poolclass=NullPool,
-        isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
-        connect_args={"timeout": CONNECT_TIMEOUT, "command_timeout": COMMAND_TIMEOUT},
-    )
+    connection = await Database(url).connect()
     try:
-        async with engine.connect() as connection:
-            yield connection
+        yield connection
     finally:
-        await engine.dispose()
+        await cast(Any, connection).close()
 
 
 async def _report(url: str) -> DatabaseReport:
     try:
         async with brief_connection(url) as connection:
             return await _look(connection)
-    except DBAPIError as error:
-        return DatabaseReport(error=str(error.orig.__cause__ if error.orig else error))
-    except (OSError, SQLAlchemyError, ValueError) as error:
+    except (*FAILURES, ValueError) as error:
         return DatabaseReport(error=str(error) or type(error).__name__)
 
 
-async def _look(connection: AsyncConnection) -> DatabaseReport:
-    available = await connection.scalars(text("SELECT name FROM pg_available_extensions"))
+async def _look(connection: OwnConnection) -> DatabaseReport:
+    available = {row["name"] for row in await AVAILABLE_EXTENSIONS.all(connection)}
     asked_at = utc_now()
-    database_time: datetime = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
+    database_time: datetime = await DATABASE_TIME.value(connection)
     here = asked_at + (utc_now() - asked_at) / 2
-    version: str = (await connection.execute(text("SHOW server_version"))).scalar_one()
+    version: str = await SERVER_VERSION.value(connection)
     return DatabaseReport(
         server_version=version.partition(" ")[0],
         server_major=int(re.sub(r"\D.*", "", version)),
-        missing_extensions=tuple(sorted(set(EXTENSIONS) - set(available))),
-        revision=await _revision(connection),
+        missing_extensions=tuple(name for name in EXTENSIONS if name not in available),
+        revision=await read_revision(connection),
         clock_ahead=(database_time - here).total_seconds(),
     )
 
 
 async def _current_revision(url: str) -> str | None:
     async with brief_connection(url) as connection:
-        return await _revision(connection)
-
-
-async def _revision(connection: AsyncConnection) -> str | None:
-    if await connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
-        return None
-    return await connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return await read_revision(connection)
 
 
 @contextmanager

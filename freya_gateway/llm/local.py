@@ -121,7 +121,8 @@ def serve(*, port: int, threads: int) -> None:
     params.cache_ram_mib = 0
     params.verbosity = 0
     server = llama.Server(params)
-    print(server.listening_address, flush=True)
+    sys.stdout.write(f"{server.listening_address}\n")
+    sys.stdout.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on
     sys.stdin.buffer.read()
     os._exit(0)  # at once, also in the middle of a reply

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import text
 
 from freya_gateway.db import embedded
 from freya_gateway.db.embedded import EmbeddedPostgres
@@ -50,9 +49,8 @@ def ask(url: str, *statements: str) -> str:
     """The first value that the last statement gives."""
 
     async def run() -> object:
-        async with brief_connection(url, autocommit=True) as connection:
-            results = [await connection.execute(text(statement)) for statement in statements]
-            return results[-1].scalar() if results[-1].returns_rows else None
+        async with brief_connection(url) as connection:
+            return [await connection.fetchval(statement) for statement in statements][-1]
 
     return str(asyncio.run(run()))
 

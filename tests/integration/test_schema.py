@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from freya_gateway import doctor
 from freya_gateway.db import embedded, schema
@@ -23,14 +22,14 @@ def empty_url(server_url: str) -> Iterator[str]:
 
 def execute(url: str, statement: str) -> None:
     async def run() -> None:
-        async with schema.brief_connection(url, autocommit=True) as connection:
-            await connection.execute(text(statement))
+        async with schema.brief_connection(url) as connection:
+            await connection.execute(statement)
 
     asyncio.run(run())
 
 
 def examined(url: str) -> dict[str, doctor.Finding]:
-    settings = Settings(_env_file=None, database_url=url, openai_base_url="http://127.0.0.1:9")  # pyright: ignore
+    settings = Settings(_env_file=None, database_url=url, openai_base_url="http://127.0.0.1:9")  # pyright: ignore[reportCallIssue, reportArgumentType]
     return {finding.subject: finding for finding in doctor.examine(settings)}
 
 

@@ -42,11 +42,13 @@ async def test_moving_it_earlier_wakes_earlier() -> None:
 
 async def test_does_not_disturb_what_happens_between_two_waits() -> None:
     complaints: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
     deadline = Deadline(0.02)
     with deadline:
         await asyncio.sleep(0)
     await asyncio.sleep(0.05)
+    loop.set_exception_handler(None)
     assert deadline.remaining < 0
     assert not complaints
     with pytest.raises(TimeoutError), deadline:
