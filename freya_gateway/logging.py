@@ -7,6 +7,7 @@ can be what a user said.
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC
 from itertools import islice
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 SPEAKING = (FreyaError, ConfigurationError, ModelError, ImportError, NameError, AttributeError, TypeError)
 TALKATIVE = ("uvicorn", "uvicorn.error", "uvicorn.access", "aiohttp", "sse_starlette", "asyncio")
 FOREIGN_LEVEL = logging.WARNING
+SECRETS = re.compile(r"(?i)(?<=://)[^/@\s]+(?=@)|(?<=bearer )\S+|(?<=ticket=)[^&\s]+")
 MOST_MESSAGE = 500
 MOST_CAUSES = 5
 MOST_FRAMES = 40
@@ -50,10 +52,10 @@ class _Intercepted(logging.Handler):
     """Hands the standard library's records to loguru: their first line, as asyncio quotes exceptions further down."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        lines = record.getMessage().splitlines() or [""]
+        line = (record.getMessage().splitlines() or [""])[0][:MOST_MESSAGE]
         known = record.levelname in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
         level = record.levelname if known else record.levelno
-        logger.opt(exception=record.exc_info).bind(logger=record.name).log(level, "{}", lines[0][:MOST_MESSAGE])
+        logger.opt(exception=record.exc_info).bind(logger=record.name).log(level, "{}", SECRETS.sub("***", line))
 
 
 def _as_json(record: "Record") -> str:
@@ -62,23 +64,28 @@ def _as_json(record: "Record") -> str:
         "time": record["time"].astimezone(UTC).isoformat(timespec="milliseconds"),
         "level": record["level"].name,
         "message": record["message"],
+        "logger": extra.pop("logger", record["name"]),
     }
     line |= {name: extra.pop(name) for name in ("request", "turn") if name in extra}
     if extra:
         line["extra"] = extra
     if (error := _error(record)) is not None:
         line["exception"] = describe(error)
-    record["extra"]["_line"] = json.dumps(line, default=str)
+    record["extra"]["_line"] = json.dumps(line, default=_plain)
     return "{extra[_line]}\n"
 
 
 def _as_text(record: "Record") -> str:
     extra = record["extra"]
-    fields = "".join(f" {name}={value}" for name, value in extra.items())
+    fields = "".join(f" {name}={_plain(value)}" for name, value in extra.items())
     error = _error(record)
     extra["_fields"] = fields.encode("unicode_escape").decode()
     extra["_trouble"] = "" if error is None else "\n" + json.dumps(describe(error), indent=2)
     return READABLE
+
+
+def _plain(value: object) -> str:
+    return type(value).__name__ if isinstance(value, BaseException) else str(value)
 
 
 def _error(record: "Record") -> BaseException | None:

@@ -22,6 +22,7 @@ from freya_gateway.settings import Settings
 CLOSE_SECONDS = 5  # for what is left after the drain: the last bytes of streams, a slow client's answer
 # Tokens make many small short-lived objects and hardly a cycle: at the defaults, a third of the CPU went into looking.
 GC_THRESHOLDS = (50_000, 20, 20)
+DEAD_PEER_MS = 120_000
 GOODBYE_SECONDS = 5  # beyond the grace, for telling the readers
 
 
@@ -57,6 +58,8 @@ class GatewayServer(uvicorn.Server):
             gc.collect()
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
+        for listener in (one for server in self.servers for one in server.sockets):
+            _give_up_on_dead_peers(listener)
         self._ready(self.servers[0].sockets[0].getsockname()[1])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -98,6 +101,12 @@ def _configuration(app: Callable[..., Any], settings: Settings) -> uvicorn.Confi
         timeout_keep_alive=75,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
+
+
+def _give_up_on_dead_peers(listener: socket.socket) -> None:
+    """Has the system reset a connection whose peer takes nothing for so long; every accepted socket inherits it."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_MS)
 
 
 def _raise_file_limit() -> None:

@@ -44,7 +44,7 @@ class Authenticator:
     def __init__(self, settings: Settings, now: Now) -> None:
         self._settings = settings
         self._now = now
-        self._users_by_digest = [(_digest(key), user) for key, user in settings.users_by_key.items()]
+        self._users_by_digest = [(_digest(key.encode()), user) for key, user in settings.users_by_key.items()]
         secret = settings.jwt_secret
         self._secret = VerifyingKey(secret.get_secret_value(), "HS256") if secret else None
         self._keys = KeySet(settings.jwks_url) if settings.jwks_url else None
@@ -60,12 +60,17 @@ class Authenticator:
         return Principal(user, None) if user is not None else await self._user_of_token(credential)
 
     def issue_ticket(self, principal: Principal) -> Ticket:
-        """A ticket that ends with the credential at the latest, and remembers when that will be."""
+        """A ticket that ends with the credential at the latest, and remembers when that will be.
+
+        It may be used more than once in its time: EventSource comes back with the URL that it was given.
+        """
         now = self._now()
-        end = min(now + timedelta(seconds=TICKET_SECONDS), principal.expires_at or now + timedelta.max / 2**20)
-        claims = {"sub": principal.subject, "aud": TICKET_AUDIENCE, "exp": end.timestamp()}
+        end = now + timedelta(seconds=TICKET_SECONDS)
+        claims: dict[str, str | float] = {"sub": principal.subject, "aud": TICKET_AUDIENCE}
         if principal.expires_at is not None:
+            end = min(end, principal.expires_at)
             claims["until"] = principal.expires_at.timestamp()
+        claims["exp"] = end.timestamp()
         ticket = jwt.encode(claims, self._ticket_key.key, self._ticket_key.algorithm)
         return Ticket(ticket, max(0, math.floor((end - now).total_seconds())))
 
@@ -97,7 +102,7 @@ class Authenticator:
 
     def _user_of_key(self, credential: str) -> str | None:
         """Compares with every key, whichever fits, so that the time taken tells nothing."""
-        given = _digest(credential)
+        given = _digest(credential.encode("latin-1"))  # the bytes that came
         found: str | None = None
         for digest, user in self._users_by_digest:
             found = user if hmac.compare_digest(digest, given) else found
@@ -107,18 +112,19 @@ class Authenticator:
         try:
             key = await self._key_for(token)
             claims = read_claims(token, key, self._rules, self._now())
+            return Principal(claims["sub"], time_of(claims, "exp") + self._rules.leeway)
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("expired_credential", "The token has expired; sign in again.") from None
-        except (jwt.PyJWTError, ValueError) as error:
+        except (jwt.PyJWTError, ValueError, OverflowError) as error:
             logger.info("credential refused", reason=type(error).__name__)
             raise Unauthenticated("bad_credential", "The credential is not valid here; sign in again.") from None
-        return Principal(claims["sub"], time_of(claims, "exp") + self._rules.leeway)
 
     async def _key_for(self, token: str) -> VerifyingKey:
         header = unverified_header(token)
-        if header["alg"] == "HS256" and self._secret is not None:
+        algorithm = str(header.get("alg"))
+        if algorithm == "HS256" and self._secret is not None:
             return self._secret
-        if header["alg"] in ALGORITHMS and self._keys is not None:
+        if algorithm in ALGORITHMS and self._keys is not None:
             key = await self._keys.find(header.get("kid"))
             if key is not None:
                 return key
@@ -132,8 +138,8 @@ def _bearer(headers: Headers) -> str:
     return credential.strip()
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
 
 
 def _loopback(host: str) -> bool:
@@ -147,7 +153,8 @@ def _loopback(host: str) -> bool:
 def _ticket_key(settings: Settings) -> bytes:
     """The same in every replica, without a setting of its own, where that is safe.
 
-    Who knows all API keys is every user that they name; beside an identity provider, there would be others.
+    Who knows all API keys is every user that they name; beside an identity provider, there would be others. So with
+    FREYA_JWKS_URL a ticket is good only in the process that issued it, unless FREYA_JWT_SECRET is set as well.
     """
     if settings.jwt_secret is not None:
         material = settings.jwt_secret.get_secret_value().encode()

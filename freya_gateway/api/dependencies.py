@@ -17,6 +17,7 @@ class Caller:
 
     user_id: UUID
     principal: Principal
+    ticket: str | None = None  # that it came with
 
     @property
     def expires_at(self) -> datetime | None:
@@ -52,7 +53,7 @@ async def stream_user(
     if ticket is None:
         return await current_user(request, gateway)
     principal = gateway.authenticator.verify_ticket(ticket)
-    return Caller(await gateway.users.id_of(principal.subject), principal)
+    return Caller(await gateway.users.id_of(principal.subject), principal, ticket)
 
 
 StreamUser = Annotated[Caller, Depends(stream_user)]

@@ -1,7 +1,4 @@
-"""Every refusal as `application/problem+json` (RFC 9457): what is wrong and what to do, never the caller's own words.
-
-What nobody foresaw is answered here too, inside the CORS middleware, so that a browser may read even that answer.
-"""
+"""Every refusal as `application/problem+json` (RFC 9457): what is wrong and what to do, never the caller's own words."""
 
 import json
 import re
@@ -66,7 +63,6 @@ def install_error_handlers(app: FastAPI) -> None:
         FreyaError: _refused,
         RequestValidationError: _invalid,
         HTTPException: _plain,
-        Exception: _unforeseen,
     }
     reference = app.openapi
 
@@ -143,7 +139,8 @@ async def _plain(request: Request, error: HTTPException) -> Response:
     return _answer(request, plain, error.headers)
 
 
-async def _unforeseen(request: Request, error: Exception) -> Response:
+def unforeseen(request: Request, error: Exception) -> Response:
+    """The answer to what has no handler; its way through the code goes to the log."""
     logger.opt(exception=error).error("unforeseen error")
     detail = "Something went wrong here, not in your request; give the request_id to whoever runs this gateway."
     return _answer(request, FreyaError("internal_error", detail))

@@ -76,16 +76,20 @@ async def readyz(gateway: GatewayState, response: Response) -> Readiness:
 
 
 @router.get(
-    "/metrics", summary="The figures", response_class=Response, responses=METRICS_ANSWER | problem_responses(401, 503)
+    "/metrics",
+    summary="The figures",
+    response_class=Response,
+    responses=METRICS_ANSWER | problem_responses(401, 403, 503),
 )
 async def metrics(
     request: Request,
     gateway: GatewayState,
-    authorization: Annotated[str | None, Header(description="Any user's, where one has to sign in.")] = None,
+    _authorization: Annotated[
+        str | None, Header(alias="authorization", description="Any user's, where one has to sign in.")
+    ] = None,
 ) -> Response:
     """The figures of this process for Prometheus. No user, turn or word is among them."""
-    if gateway.settings.authenticates:
-        await gateway.authenticator.authenticate(request.headers)
+    await gateway.authenticator.authenticate(request.headers)
     return Response(generate_latest(gateway.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 

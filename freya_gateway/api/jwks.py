@@ -23,6 +23,9 @@ USABLE_SECONDS = 86_400.0
 COOLDOWN_SECONDS = 10.0
 TIMEOUT_SECONDS = 5.0
 MOST_BYTES = 256 * 1024
+# What comes of a provider that is away, and of something else that answers in its place.
+NO_KEYS = (aiohttp.ClientError, OSError, RecursionError, jwt.PyJWTError)
+NOT_KEYS = (ValueError, TypeError, AttributeError, LookupError)
 
 
 class KeySet:
@@ -39,12 +42,11 @@ class KeySet:
 
     async def find(self, kid: str | None) -> VerifyingKey | None:
         """The key named `kid`; the only one if the token names none. Raises Unavailable if it cannot be known now."""
-        age = _time() - self._fetched_at
-        found = self._named(kid) if age < USABLE_SECONDS else None
+        found = self._named(kid)
         if found is None:
             await self._ask()
             found = self._named(kid)
-        elif age > self._fresh:
+        elif self._age() > self._fresh:
             self._start()
         if found is None and self._failed:
             detail = "The identity provider does not answer at the moment; try again."
@@ -58,9 +60,14 @@ class KeySet:
                 await self._fetching
 
     def _named(self, kid: str | None) -> VerifyingKey | None:
+        if self._age() > USABLE_SECONDS:
+            return None
         if kid is None:
             return next(iter(self._keys.values())) if len(self._keys) == 1 else None
         return self._keys.get(kid)
+
+    def _age(self) -> float:
+        return _time() - self._fetched_at
 
     async def _ask(self) -> None:
         """All who wait share one call, and who leaves does not end it for the others."""
@@ -77,7 +84,7 @@ class KeySet:
     async def _fetch(self) -> None:
         try:
             keys = _usable(await self._download())
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError, jwt.PyJWTError) as error:
+        except (*NO_KEYS, *NOT_KEYS) as error:
             self._failed = True
             logger.warning("no keys from the identity provider", error=type(error).__name__, kept=len(self._keys))
         else:

@@ -1,5 +1,6 @@
-"""Around every request: an id, a line in the log, a limit on the body. Pure ASGI: a stream costs one small object.
+"""Around every request: an id, a line in the log, a limit on the body, an answer to what nobody foresaw.
 
+Pure ASGI: a stream costs one small object. It belongs inside the CORS middleware, so that a page may read even a 500.
 The log's line has the path without its query: tickets travel there.
 """
 
@@ -10,10 +11,12 @@ from typing import Any
 from urllib.parse import quote
 
 from loguru import logger
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from freya_gateway.api.errors import unforeseen
 from freya_gateway.api.origins import LOCAL_ORIGIN, allows_local
 from freya_gateway.settings import Settings
 
@@ -51,6 +54,10 @@ class RequestMiddleware:
         with logger.contextualize(request=exchange.id):
             try:
                 await self._app(scope, exchange.receive, exchange.send)
+            except Exception as error:  # boundary: Starlette's own last answer would pass by the CORS middleware
+                if exchange.answering:
+                    raise  # the server cuts the connection, so that half an answer cannot pass for a whole one
+                await unforeseen(Request(scope), error)(scope, receive, exchange.send)
             finally:
                 exchange.log()
 
@@ -64,8 +71,7 @@ class _Exchange:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         self.id = given if REQUEST_ID.fullmatch(given) else token_hex(8)
-        # The server's `state` is one for all requests that share a connection.
-        scope["state"] = {**scope.get("state", {}), "request_id": self.id}
+        scope.setdefault("state", {})["request_id"] = self.id
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -74,6 +80,10 @@ class _Exchange:
         length = headers.get("content-length", "")
         announced = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
         self._left = -1 if announced > MOST_BODY_BYTES else MOST_BODY_BYTES
+
+    @property
+    def answering(self) -> bool:
+        return self._status > 0
 
     async def receive(self) -> Message:
         if self._left < 0:
@@ -88,8 +98,12 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            own = [(b"x-request-id", self.id.encode()), (b"x-content-type-options", b"nosniff")]
-            message["headers"] = [*message.get("headers", ()), *own]
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self.id
+            headers["x-content-type-options"] = "nosniff"
+            headers["referrer-policy"] = "no-referrer"
+            if "json" in headers.get("content-type", ""):
+                headers.setdefault("cache-control", "no-store")  # what users said stays out of caches
         await self._send(message)
 
     def log(self) -> None:
@@ -99,13 +113,13 @@ class _Exchange:
             level,
             "request",
             method=self._scope["method"],
-            path=quote(path)[:MOST_PATH_CHARACTERS],
+            path=quote(path, errors="replace")[:MOST_PATH_CHARACTERS],
             status=self._status or 500,
             ms=round((time.monotonic() - self._began) * 1000, 1),
         )
 
     def _refuse(self) -> Message:
         """Raised to whoever reads the body, it is answered like any other refusal; once an answer runs, it ends."""
-        if self._status:
+        if self.answering:
             return {"type": "http.disconnect"}
         raise HTTPException(413)

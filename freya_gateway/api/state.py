@@ -2,8 +2,9 @@
 
 import asyncio
 import random
+import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loguru import logger
 
@@ -20,7 +21,23 @@ from freya_gateway.turns.service import TurnService
 from freya_gateway.turns.supervisor import Supervisor
 
 FAREWELL_SECONDS = 2.0  # for the streams to write their `bye`
+TICKET_SECONDS = 60.0  # no ticket lives longer
 DEPLOY_RETRY_MS = (500, 2500)
+
+
+class RetiredTickets:
+    """Tickets of streams that were told not to come back; EventSource does, and gets 204. Each for its short life."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def add(self, ticket: str) -> None:
+        now = time.monotonic()
+        self._until = {old: until for old, until in self._until.items() if until > now}
+        self._until[ticket] = now + TICKET_SECONDS
+
+    def __contains__(self, ticket: str | None) -> bool:
+        return ticket is not None and self._until.get(ticket, 0.0) > time.monotonic()
 
 
 @dataclass(slots=True)
@@ -38,6 +55,7 @@ class Gateway:
     supervisor: Supervisor
     metrics: Metrics
     now: Now
+    retired: RetiredTickets = field(default_factory=RetiredTickets)
     draining: bool = False
 
     async def drain(self, grace: float) -> None:

@@ -112,6 +112,8 @@ class StreamBody:
                 yield chunk
                 self._slow = self._slow or self._loop.time() - began > self._gateway.settings.slow_seconds
             reason = reader.bye.reason if reader.bye else "done"
+            if self._target.caller.ticket and reader.bye and reader.bye.final:
+                self._gateway.retired.add(self._target.caller.ticket)
         except Unavailable:
             reason = "unavailable"
             yield _retry(random.randint(1000, 3000)) + _bye(Bye("rotate", retry_ms=_random_ms(OVERLOAD_RETRY_MS)))
@@ -247,10 +249,10 @@ LastEventId = Annotated[str | None, Header(description="Like `after`, and wins o
 
 @router.get(
     "/stream",
-    response_class=EventStream,
+    response_class=Response,
     summary="Follow your stream",
     responses=SSE_ANSWER
-    | {204: {"description": "The turn's reply was delivered; do not come back."}}
+    | {204: {"description": "After a `bye` with `final`, or the followed turn's reply: do not come back."}}
     | problem_responses(400, 401, 404, 422, 503),
 )
 async def follow_stream(
@@ -262,6 +264,8 @@ async def follow_stream(
 ) -> Response:
     """Everything that happens to you, from the cursor on, across turns and devices; any number of tabs."""
     cursor = _cursor(after, last_event_id)
+    if caller.ticket in gateway.retired:
+        return Response(status_code=204)
     if turn is None:
         return _stream(gateway, Target(caller, cursor))
     view = await gateway.turns.get(caller.user_id, turn)
@@ -272,7 +276,7 @@ async def follow_stream(
 
 @router.post(
     "/stream",
-    response_class=EventStream,
+    response_class=Response,
     summary="Send a message and follow its turn",
     responses=SSE_ANSWER | problem_responses(400, 401, 409, 413, 415, 422, 429, 503),
 )

@@ -3,7 +3,6 @@
 The times are checked here, because the library would read a clock of its own.
 """
 
-import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,7 +43,10 @@ def unverified_header(token: str) -> dict[str, Any]:
     """Only for finding the key. Raises jwt.InvalidTokenError."""
     if len(token) > MOST_TOKEN_CHARACTERS:
         raise jwt.DecodeError("longer than any token")
-    return jwt.get_unverified_header(token)
+    try:
+        return jwt.get_unverified_header(token)
+    except RecursionError:
+        raise jwt.DecodeError("nested too deeply") from None
 
 
 def read_claims(token: str, key: VerifyingKey, rules: Rules, now: datetime) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def read_claims(token: str, key: VerifyingKey, rules: Rules, now: datetime) -> d
 def time_of(claims: dict[str, Any], name: str) -> datetime:
     """The point in time that a claim names. Raises jwt.DecodeError."""
     value = claims[name]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise jwt.DecodeError(f"{name} is no time")
     try:
         return datetime.fromtimestamp(value, UTC)

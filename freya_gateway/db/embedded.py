@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -67,12 +67,15 @@ class EmbeddedPostgres:
 
     def join(self) -> Self:
         """Takes a share in the server, starting it (and making its data) if nobody else did."""
-        atexit.register(self.stop)  # also if this start is interrupted
         self._prepare_folder()
-        with _locked(self.folder / "starting.lock"):
-            self._share = _open_lock(self.folder / "users.lock", fcntl.LOCK_SH)
-            self._ensure_running()
-            create_database(self._url(SUPERUSER), DATABASE)
+        with ExitStack() as undo:
+            undo.callback(self.stop)  # if this start fails or is interrupted
+            with _locked(self.folder / "starting.lock"):
+                self._share = _open_lock(self.folder / "users.lock", fcntl.LOCK_SH)
+                self._ensure_running()
+                create_database(self._url(SUPERUSER), DATABASE)
+            undo.pop_all()
+        atexit.register(self.stop)
         return self
 
     def stop(self) -> None:

@@ -284,6 +284,20 @@ async def test_the_oldest_stream_of_too_many_gives_way(database_url: str, clean:
     assert (bye.name, bye.data["reason"], bye.data["final"]) == ("bye", "superseded", True)
 
 
+async def test_a_superseded_ticket_is_told_to_stay_away(database_url: str, clean: None, model: ModelServer) -> None:
+    settings = settings_for(database_url, model.base_url, streams_per_user=1, **authenticated())
+    async with running(settings) as freya:
+        async with freya.http.post(f"{freya.url}/v1/stream/tickets", headers=bearer("ana")) as response:
+            ticket = (await response.json())["ticket"]
+        async with freya.stream(f"/v1/stream?ticket={ticket}") as first:
+            await first.next()
+            async with freya.stream(headers=bearer("ana")) as second:
+                await second.next()
+                assert (await first.rest())[-1].data["final"] is True
+                async with freya.http.get(f"{freya.url}/v1/stream?ticket={ticket}") as again:
+                    assert again.status == 204
+
+
 async def test_a_full_server_says_come_back_with_200(database_url: str, clean: None, model: ModelServer) -> None:
     async with running(settings_for(database_url, model.base_url, max_streams=1)) as freya:
         async with freya.stream() as first:
