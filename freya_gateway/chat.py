@@ -80,7 +80,8 @@ class Conversation:
         with self._open(turn) as response:
             for event in httpx2.EventSource(response):
                 turn.heard_at = time.monotonic()
-                self._take(turn, event, status)
+                if event.data:  # a lone `retry:` comes as an event without any
+                    self._take(turn, event, status)
                 turn.cursor = event.id or turn.cursor
                 if turn.done:
                     return

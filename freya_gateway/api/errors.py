@@ -1,4 +1,4 @@
-"""Every refusal as `application/problem+json` (RFC 9457): what is wrong and what to do, never the caller's own words."""
+"""Every refusal as `application/problem+json` (RFC 9457): what is wrong and what to do, never the caller's words."""
 
 import json
 import re

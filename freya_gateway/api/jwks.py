@@ -8,6 +8,7 @@ import asyncio
 import json
 import math
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -18,23 +19,28 @@ from freya_gateway.api.tokens import VerifyingKey
 from freya_gateway.errors import Unavailable
 
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
-FRESH_SECONDS = 600.0
-USABLE_SECONDS = 86_400.0
-COOLDOWN_SECONDS = 10.0
-TIMEOUT_SECONDS = 5.0
 MOST_BYTES = 256 * 1024
 # What comes of a provider that is away, and of something else that answers in its place.
 NO_KEYS = (aiohttp.ClientError, OSError, RecursionError, jwt.PyJWTError)
 NOT_KEYS = (ValueError, TypeError, AttributeError, LookupError)
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds: after which keys are asked for again, after which they are given up, between two calls, for one call."""
+
+    fresh: float = 600.0
+    usable: float = 86_400.0
+    cooldown: float = 10.0
+    timeout: float = 5.0
+
+
 class KeySet:
     """Keys by `kid`. Fetched at first use, then again in the background once they are no longer fresh."""
 
-    def __init__(self, url: str, *, fresh: float = FRESH_SECONDS, cooldown: float = COOLDOWN_SECONDS) -> None:
+    def __init__(self, url: str, pace: Pace | None = None) -> None:
         self._url = url
-        self._fresh = fresh
-        self._cooldown = cooldown
+        self._pace = pace or Pace()
         self._keys: dict[str, VerifyingKey] = {}
         self._fetched_at = self._asked_at = -math.inf
         self._failed = False
@@ -46,11 +52,11 @@ class KeySet:
         if found is None:
             await self._ask()
             found = self._named(kid)
-        elif self._age() > self._fresh:
+        elif self._age() > self._pace.fresh:
             self._start()
         if found is None and self._failed:
             detail = "The identity provider does not answer at the moment; try again."
-            raise Unavailable("identity_provider_unavailable", detail, retry_after=math.ceil(self._cooldown))
+            raise Unavailable("identity_provider_unavailable", detail, retry_after=math.ceil(self._pace.cooldown))
         return found
 
     async def aclose(self) -> None:
@@ -60,7 +66,7 @@ class KeySet:
                 await self._fetching
 
     def _named(self, kid: str | None) -> VerifyingKey | None:
-        if self._age() > USABLE_SECONDS:
+        if self._age() > self._pace.usable:
             return None
         if kid is None:
             return next(iter(self._keys.values())) if len(self._keys) == 1 else None
@@ -77,7 +83,7 @@ class KeySet:
 
     def _start(self) -> None:
         running = self._fetching is not None and not self._fetching.done()
-        if running or _time() - self._asked_at < self._cooldown:
+        if running or _time() - self._asked_at < self._pace.cooldown:
             return
         self._fetching = asyncio.create_task(self._fetch(), name="jwks")
 
@@ -95,7 +101,7 @@ class KeySet:
             self._asked_at = _time()
 
     async def _download(self) -> dict[str, Any]:
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=self._pace.timeout)
         async with (
             aiohttp.ClientSession(timeout=timeout) as http,
             http.get(self._url, allow_redirects=False) as response,

@@ -65,7 +65,10 @@ class Supervisor:
         async with self._means.database.transaction() as connection:
             kept = await leases.renew(connection, [_holding(run) for run in held], lease=self.lease)
         for run in held:
-            if kept.get(run.claim.turn_id):
+            shall_stop = kept.get(run.claim.turn_id)
+            if shall_stop is None:  # ended, or another's by now
+                run.abandon()
+            elif shall_stop:
                 run.stop()
 
     async def sweep(self) -> None:

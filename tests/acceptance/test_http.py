@@ -229,4 +229,4 @@ async def test_metrics_count_what_happened(freya: Running, model: ModelServer) -
     assert 'freya_turns_total{status="complete"} 1.0' in text
     assert 'freya_resumes_total{outcome="fresh"} 1.0' in text
     assert "freya_first_token_seconds_count 1.0" in text
-    assert "freya_log_lag_seconds_count 1.0" in text
+    assert re.search(r"freya_log_lag_seconds_count [1-9]", text)

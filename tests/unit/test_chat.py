@@ -37,7 +37,7 @@ class Answer:
     def body(self) -> bytes:
         if self.problem is not None:
             return json.dumps(self.problem).encode()
-        return "".join(map(_frame, self.events)).encode()
+        return ("retry: 1000\n\n" + "".join(map(_frame, self.events))).encode()
 
 
 class Played:
