@@ -188,6 +188,7 @@ def _local_model_settings(settings: Settings, model: LocalModel) -> dict[str, ob
         "fallback_model": None,
         "memory_model": None,
         "context_tokens": min(settings.context_tokens, model.context_tokens),
+        "max_reply_tokens": min(settings.max_reply_tokens, model.max_reply_tokens),
     }
 
 

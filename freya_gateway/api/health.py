@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from freya_gateway.api.dependencies import GatewayState
 from freya_gateway.api.errors import problem_responses
 from freya_gateway.api.state import Gateway
+from freya_gateway.db.engine import FAILURES
 from freya_gateway.db.revision import read_revision
 from freya_gateway.db.schema import SchemaState, schema_state
 from freya_gateway.errors import Unavailable
@@ -97,7 +98,7 @@ async def _look(gateway: Gateway) -> tuple[Literal["ok", "unavailable"], SchemaS
     try:
         async with asyncio.timeout(CHECK_SECONDS), gateway.database.reading() as connection:
             revision = await read_revision(connection)
-    except (Unavailable, TimeoutError):
+    except (Unavailable, *FAILURES):
         return "unavailable", "unknown"
     return "ok", await asyncio.to_thread(_state, revision)
 

@@ -12,8 +12,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
-from sse_starlette.sse import AppStatus, EventSourceResponse, SendTimeoutError
-from starlette.types import Receive, Scope, Send
+from sse_starlette.sse import AppStatus, EventSourceResponse
 
 from freya_gateway.api.dependencies import Caller, CurrentUser, GatewayState, StreamUser
 from freya_gateway.api.errors import problem_responses
@@ -31,7 +30,6 @@ FIRST_BEAT_SECONDS = 1.0
 EARLIEST_ROTATION = 0.61  # of FREYA_ROTATE_SECONDS: 8 of 13 minutes
 OVERLOAD_RETRY_MS = (5_000, 15_000)
 NEVER_MS = 3_600_000  # what EventSource is told to wait after a final `bye`
-STALLED_FACTOR = 3  # a socket that stays full this many times FREYA_SLOW_SECONDS is cut
 
 router = APIRouter(prefix="/v1", tags=["stream"])
 
@@ -42,17 +40,11 @@ def keep_streams_through_shutdown() -> None:
 
 
 class EventStream(EventSourceResponse):
-    """An SSE response that ends quietly when its reader stalls for good."""
+    """An SSE response. Without a timeout of its own: a timer for each chunk costs more than the chunk, and the system
+    resets a connection whose peer takes nothing (see `server`)."""
 
-    def __init__(self, body: AsyncGenerator[bytes, None], *, stalled_seconds: float) -> None:
-        super().__init__(body, headers=HEADERS, ping=0, sep="\n", send_timeout=stalled_seconds)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        except SendTimeoutError:
-            # The reader has been told nothing for minutes because it takes nothing; the server closes the socket.
-            return
+    def __init__(self, body: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(body, headers=HEADERS, ping=0, sep="\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +196,9 @@ async def _turned_away(reason: str) -> AsyncGenerator[bytes, None]:
 
 
 def _stream(gateway: Gateway, target: Target) -> EventStream:
-    stalled = gateway.settings.slow_seconds * STALLED_FACTOR
     if gateway.draining or gateway.hub.full:
-        return EventStream(_turned_away("deploy" if gateway.draining else "rotate"), stalled_seconds=stalled)
-    return EventStream(StreamBody(gateway, target).frames(), stalled_seconds=stalled)
+        return EventStream(_turned_away("deploy" if gateway.draining else "rotate"))
+    return EventStream(StreamBody(gateway, target).frames())
 
 
 def _cursor(after: str | None, last_event_id: str | None) -> Cursor | None:

@@ -22,6 +22,7 @@ SLOT_TOKENS = 8192  # what the model was trained on
 SLOTS = 4
 SHARED_TOKENS = 2 * SLOT_TOKENS  # one cache for all slots, 23 KB a token; four full ones would not fit into it
 PROMPT_TOKENS = 2000  # two cores read 250 tokens/s, so a longer prompt would wait for more than 8 s
+REPLY_TOKENS = 400  # it rambles: what it has not said by then it will not say
 START_SECONDS = 60
 STOP_SECONDS = 5
 
@@ -31,6 +32,7 @@ class LocalModel:
 
     name = MODEL
     context_tokens = PROMPT_TOKENS
+    max_reply_tokens = REPLY_TOKENS
 
     def __init__(self, *, port: int = 0, threads: int | None = None) -> None:
         self._port = port

@@ -69,7 +69,8 @@ class Machine:
         self.served: list[Served] = []
         settings = {field.alias for field in Settings.model_fields.values()}
         self.environment = {key: value for key, value in os.environ.items() if key not in settings}
-        self.environment |= {"PORT": "0", "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"}
+        self.environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"}
+        self.environment |= {"PORT": "0", "FREYA_MAX_REPLY_TOKENS": "40"}
 
     def freya(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -1,14 +1,11 @@
 """How the gateway says that it is alive and ready, on a real database."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
-from pydantic import SecretStr
 
-from freya_gateway.db import embedded
 from tests.gateway import Running, authenticated, bearer, running, settings_for
 from tests.model_server import ModelServer
 
@@ -56,20 +53,26 @@ async def test_tables_of_another_version_are_not_ready(
     assert await readiness(freya) == (200, READY)
 
 
-async def test_a_database_that_does_not_answer_is_named_and_no_secret_with_it(
-    freya: Running, server_url: str, database_url: str
-) -> None:
-    other = asyncpg.connect(server_url)
-    connection = await other
-    name = database_url.rpartition("/")[2].partition("?")[0]
-    await connection.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')
-    await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
-    try:
-        async with asyncio.timeout(10):
-            while (seen := await readiness(freya))[0] == 200:
-                await asyncio.sleep(0.05)
-        assert seen[1]["checks"] == {"database": "unavailable", "migrations": "unknown", "sends": "accepted"}
+async def test_a_database_that_does_not_answer_is_named_and_no_secret_with_it(model: ModelServer) -> None:
+    nowhere = "postgresql://freya:hunter2@127.0.0.1:1/freya"
+    async with running(settings_for(nowhere, model.base_url)) as freya:
+        status, answer = await readiness(freya)
+        assert (status, answer["status"]) == (503, "unready")
+        assert answer["checks"] == {"database": "unavailable", "migrations": "unknown", "sends": "accepted"}
         assert await freya.get("/healthz") == {"status": "ok"}
-    finally:
-        await connection.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true')
-        await connection.close()
+
+
+async def test_the_figures_need_a_credential_where_one_has_to_sign_in(
+    database_url: str, clean: None, model: ModelServer
+) -> None:
+    async with running(settings_for(database_url, model.base_url, **authenticated())) as freya:
+        async with freya.http.get(f"{freya.url}/metrics") as response:
+            assert response.status == 401
+            assert response.headers["www-authenticate"] == "Bearer"
+        async with freya.http.get(f"{freya.url}/metrics", headers=bearer("ana")) as response:
+            assert response.headers["content-type"].startswith("text/plain; version=")
+            assert "freya_open_streams 0.0" in await response.text()
+        assert await readiness(freya) == (200, READY)
+    connection = await asyncpg.connect(database_url)
+    assert await connection.fetchval("SELECT count(*) FROM users") == 0
+    await connection.close()

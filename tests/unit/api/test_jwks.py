@@ -1,4 +1,4 @@
-"""The provider's public keys: fetched once, renewed, kept through an outage, and no way to make the gateway ask often."""
+"""A provider's keys: fetched once, renewed, kept through an outage, and nobody can make the gateway ask often."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -85,7 +85,7 @@ async def test_a_token_without_a_name_means_the_only_key(provider: Provider) -> 
 
 
 async def test_keys_are_renewed_while_the_old_ones_serve(provider: Provider) -> None:
-    provider.keys, old = [pair("ES256").public], pair("ES256").public
+    provider.keys = [pair("ES256").public]
     async with key_set(provider, Pace(fresh=0, cooldown=0)) as keys:
         before = await keys.find("one")
         provider.keys = [pair("RS256").public]
@@ -94,7 +94,6 @@ async def test_keys_are_renewed_while_the_old_ones_serve(provider: Provider) -> 
         after = await keys.find("one")
         assert after is not None
         assert after.algorithm == "RS256"
-    assert old["kid"] == "one"
 
 
 async def test_known_keys_serve_through_an_outage(provider: Provider) -> None:
