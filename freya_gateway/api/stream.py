@@ -249,6 +249,7 @@ LastEventId = Annotated[str | None, Header(description="Like `after`, and wins o
 async def follow_stream(
     gateway: GatewayState,
     caller: StreamUser,
+    *,
     after: After = None,
     last_event_id: LastEventId = None,
     turn: Annotated[UUID | None, Query(description="Follow this turn only, and end after its reply.")] = None,
@@ -275,6 +276,7 @@ async def send_and_follow(
     body: SendBody,
     gateway: GatewayState,
     caller: CurrentUser,
+    *,
     after: After = None,
     last_event_id: LastEventId = None,
 ) -> EventStream:

@@ -146,7 +146,25 @@ def test_libraries_join_from_warnings_on(lines: Lines) -> None:
         logging.getLogger(name).warning("trouble at %s", name)
     found = lines()
     assert [line["message"].split()[0] for line in found] == ["trouble"] * 5
-    assert found[0]["message"] == "trouble at uvicorn.error"
+    assert (found[0]["message"], found[0]["logger"]) == ("trouble at uvicorn.error", "uvicorn.error")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("cannot reach postgresql://freya:hunter2@db/freya", "cannot reach postgresql://***@db/freya"),
+        ("refused: Authorization: Bearer eyJ.hunter2.x", "refused: Authorization: Bearer ***"),
+        ("GET /v1/stream?ticket=hunter2&after=1.2", "GET /v1/stream?ticket=***&after=1.2"),
+    ],
+)
+def test_what_libraries_quote_of_secrets_is_masked(lines: Lines, said: str, shown: str) -> None:
+    logging.getLogger("anything").error(said)
+    assert lines()[0]["message"] == shown
+
+
+def test_a_line_says_who_speaks(lines: Lines) -> None:
+    logger.info("turn ended")
+    assert lines()[0]["logger"] == __name__
 
 
 async def test_a_task_that_nobody_awaited_is_reported_without_its_words(lines: Lines) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hmac
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -91,7 +91,7 @@ class Provider:
         self.asked: list[str] = []
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator["Provider"]:
+    async def serving(self) -> AsyncGenerator["Provider"]:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._respond)
         async with TestServer(app) as server:

@@ -142,5 +142,5 @@ def test_gateways_with_other_secrets_do_not() -> None:
 def test_who_holds_the_api_keys_cannot_write_tickets_for_a_providers_users() -> None:
     keys = SecretStr(f"{KEY}:ana")
     ticket = authenticator(api_keys=keys).issue_ticket(Principal("user of the provider", None)).ticket
-    beside = {"jwks_url": "https://id.example/keys", "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
+    beside: dict[str, Any] = {"jwks_url": "https://id.example/keys", "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
     assert refusal(authenticator(api_keys=keys, **beside), ticket) == "bad_ticket"
