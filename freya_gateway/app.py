@@ -1,8 +1,6 @@
 """The composition root: the only file that knows all parts. Built in order, closed in reverse."""
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from secrets import token_hex
@@ -53,8 +51,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Freya's gateway", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     install_error_handlers(app)
-    app.add_middleware(CORSMiddleware, **cors_options(settings))
     app.add_middleware(RequestMiddleware)
+    app.add_middleware(CORSMiddleware, **cors_options(settings))  # outermost: a page may read refusals too
     for router in (stream.router, messages.router, turns.router, health.router):
         app.include_router(router)
     return app
@@ -70,13 +68,14 @@ async def _running(settings: Settings) -> AsyncGenerator[Gateway, None]:
         on_stop=gateway.supervisor.stop,
         retention=settings.retention_hours * SECONDS_PER_HOUR,
     )
-    background = Background([means.writer.run, relay.run, gateway.supervisor.run])
+    background = Background([means.writer.run, relay.run, gateway.supervisor.run], on_death=gateway.fail)
     background.start()
     try:
         yield gateway
     finally:
         await gateway.supervisor.aclose()
         await background.stop()
+        await gateway.authenticator.aclose()
         await means.model.aclose()
         await means.database.aclose()
 
@@ -140,8 +139,9 @@ def _model_options(settings: Settings) -> OpenAIOptions:
 class Background:
     """The tasks that must live as long as the process: if one dies, the process stops and is started anew."""
 
-    def __init__(self, works: list[Callable[[], Coroutine[None, None, None]]]) -> None:
+    def __init__(self, works: list[Callable[[], Coroutine[None, None, None]]], *, on_death: Callable[[], None]) -> None:
         self._works = works
+        self._on_death = on_death
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -158,4 +158,4 @@ class Background:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             logger.opt(exception=task.exception()).critical("background task died", task=task.get_name())
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._on_death()

@@ -71,6 +71,8 @@ def serve() -> None:
             ready=lambda port: _introduce(given, settings, port),
         )
         server.run()
+        if app.state.gateway.failed:
+            raise typer.Exit(1)
 
 
 @commands.command()

@@ -83,7 +83,7 @@ class ModelError(Exception):
     """The model gave no usable answer: `code` says how, `retryable` whether the same call may work later.
 
     Codes: `rate_limited`, `upstream_error`, `unreachable`, `timeout`, `rejected`, `broken_stream`,
-    `no_finish_reason`, `empty_reply`. The provider's own words are in `__cause__`, for the log's type name only.
+    `no_finish_reason`, `empty_reply`. The provider's own words never travel with it.
     """
 
     def __init__(self, code: str, *, retryable: bool) -> None:

@@ -195,9 +195,13 @@ class Settings(BaseSettings):
     @property
     def users_by_key(self) -> dict[str, str]:
         """API key -> user, as given in FREYA_API_KEYS."""
-        entries = (self.api_keys.get_secret_value() if self.api_keys else "").split(",")
-        pairs = (entry.strip().partition(":") for entry in entries if entry.strip())
+        pairs = (entry.partition(":") for entry in self._key_entries)
         return {key.strip(): user.strip() for key, _, user in pairs}
+
+    @property
+    def _key_entries(self) -> list[str]:
+        entries = (self.api_keys.get_secret_value() if self.api_keys else "").split(",")
+        return [entry.strip() for entry in entries if entry.strip()]
 
     @property
     def authenticates(self) -> bool:
@@ -212,8 +216,10 @@ class Settings(BaseSettings):
     def serves_cockpit(self) -> bool:
         return self.cockpit if self.cockpit is not None else not self.production
 
-    def _authentication_problems(self) -> list[str]:
+    def _key_problems(self) -> list[str]:
         problems: list[str] = []
+        if len(self.users_by_key) < len(self._key_entries):
+            problems.append("FREYA_API_KEYS: a key stands there twice; give each user their own")
         for key, user in self.users_by_key.items():
             if not user:
                 problems.append("FREYA_API_KEYS: every entry must read key:user, separated by commas")
@@ -221,6 +227,10 @@ class Settings(BaseSettings):
                 problems.append(
                     f"FREYA_API_KEYS: the key of user {user!r} is weak; take one from `openssl rand -hex 24`"
                 )
+        return problems
+
+    def _authentication_problems(self) -> list[str]:
+        problems = self._key_problems()
         secret = self.jwt_secret.get_secret_value() if self.jwt_secret else None
         if secret is not None and (len(secret.encode()) < MIN_SECRET_BYTES or _repetitive(secret)):
             problems.append("FREYA_JWT_SECRET is weak; take one from `openssl rand -hex 32`")

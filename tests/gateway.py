@@ -138,6 +138,7 @@ async def replica(database_url: str, model_url: str, **environment: str) -> Asyn
         "OPENAI_API_KEY": "test",
         "FREYA_RATE_LIMIT": "0",
         "FREYA_LEASE_SECONDS": "1.5",
+        "FREYA_GRACE_SECONDS": "1",
         "FREYA_LOG_LEVEL": "ERROR",
     }
     one = Replica(given | environment)
@@ -145,7 +146,7 @@ async def replica(database_url: str, model_url: str, **environment: str) -> Asyn
     try:
         yield one
     finally:
-        await one.kill()
+        await one.terminate()
 
 
 def authenticated() -> dict[str, Any]:

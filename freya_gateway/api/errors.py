@@ -28,7 +28,7 @@ EXAMPLES = {
     400: ("bad_cursor", "A cursor reads {epoch}.{seq}; send an event's id unchanged, or none to begin afresh."),
     401: ("missing_credential", "Send `authorization: Bearer` with a JWT or an API key."),
     403: ("forbidden_origin", "This origin may not call; name it in FREYA_ALLOWED_ORIGINS."),
-    404: ("unknown_turn", "You have no turn of that id."),
+    404: ("turn_not_found", "You have no turn with this id; check the id that the send returned."),
     409: ("busy", "A turn is running; wait for its reply, or send with if_busy queue or interrupt."),
     413: ("body_too_large", "The body is longer than 1 MiB; send less."),
     415: ("unsupported_media_type", "Send JSON, with content-type: application/json."),

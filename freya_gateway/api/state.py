@@ -1,7 +1,9 @@
 """What a request finds of the running gateway: built in `app`, reached as `request.state.gateway`."""
 
 import asyncio
+import os
 import random
+import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -57,6 +59,12 @@ class Gateway:
     now: Now
     retired: RetiredTickets = field(default_factory=RetiredTickets)
     draining: bool = False
+    failed: bool = False
+
+    def fail(self) -> None:
+        """Has the process stop, with an exit code that makes the platform start it again."""
+        self.failed = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     async def drain(self, grace: float) -> None:
         """Accepts no more sends, gives running turns `grace` seconds, tells every stream `bye`; then may be closed."""

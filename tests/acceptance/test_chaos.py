@@ -48,7 +48,9 @@ class Crowd:
                 except TROUBLE:
                     await asyncio.sleep(0.1)
 
-    async def read(self, replicas: Sequence[Replica], turn: str, *, life: tuple[float, float]) -> tuple[Transcript, int]:
+    async def read(
+        self, replicas: Sequence[Replica], turn: str, *, life: tuple[float, float]
+    ) -> tuple[Transcript, int]:
         """Follows a turn over connections of random `life` seconds, each to any replica; how many it took."""
         user, transcript, connections = self.accepted[turn][0], Transcript(), 0
         async with asyncio.timeout(90):

@@ -63,7 +63,8 @@ async def test_bad_input_has_a_clear_answer_and_writes_nothing(
         assert response.status == status or (status is None and 400 <= response.status < 500)
     assert code is None or problem["code"] == code
     assert problem["request_id"] == response.headers["x-request-id"]
-    assert problem["title"] and problem["detail"]
+    assert problem["title"]
+    assert problem["detail"]
     connection = await asyncpg.connect(database_url)
     assert await connection.fetchval("SELECT (SELECT count(*) FROM turns) + (SELECT count(*) FROM stream_events)") == 0
     await connection.close()
@@ -147,9 +148,7 @@ async def test_a_ticket_opens_the_stream_and_nothing_else(guarded: Running, mode
     assert status == 401
 
 
-async def test_too_many_sends_are_told_when_to_come_back(
-    database_url: str, clean: None, model: ModelServer
-) -> None:
+async def test_too_many_sends_are_told_when_to_come_back(database_url: str, clean: None, model: ModelServer) -> None:
     async with running(settings_for(database_url, model.base_url, rate_limit=2)) as freya:
         await freya.send("1")
         await freya.send("2")
@@ -188,7 +187,9 @@ async def test_a_page_from_an_allowed_origin_may_call_and_no_other(
             }
             async with freya.http.options(f"{freya.url}/v1/stream", headers=preflight) as response:
                 assert (response.headers.get("access-control-allow-origin") == origin) is allowed
-            async with freya.http.get(f"{freya.url}/v1/messages", headers=bearer("ana") | {"origin": origin}) as response:
+            async with freya.http.get(
+                f"{freya.url}/v1/messages", headers=bearer("ana") | {"origin": origin}
+            ) as response:
                 assert (response.headers.get("access-control-allow-origin") == origin) is allowed
 
 
