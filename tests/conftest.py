@@ -1,7 +1,10 @@
 """Real parts for every test: one PostgreSQL for the session, built by the real migrations; rows go between tests."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -14,15 +17,18 @@ TRUNCATE = "TRUNCATE users CASCADE"
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_url() -> Iterator[str]:
     """A PostgreSQL server: the one that FREYA_TEST_DATABASE_URL names, else an embedded one of this session's own."""
     given = os.environ.get("FREYA_TEST_DATABASE_URL")
     if given:
         yield given
         return
-    server = embedded.start(tmp_path_factory.mktemp("postgres") / "server")
+    # Not below pytest's own folder: as root, a second session closes that to the server's account.
+    folder = Path(tempfile.mkdtemp(prefix="freya-tests-"))
+    server = embedded.start(folder / "server")
     yield server.url
     server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

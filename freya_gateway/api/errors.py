@@ -24,6 +24,8 @@ PLAIN = {
     405: ("method_not_allowed", "This address does not take this method; the Allow header names those it takes."),
     413: ("body_too_large", "The body is longer than 1 MiB; send less."),
 }
+# RFC 9110's names, which Python uses from 3.13 on.
+TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 EXAMPLES = {
     400: ("bad_cursor", "A cursor reads {epoch}.{seq}; send an event's id unchanged, or none to begin afresh."),
     401: ("missing_credential", "Send `authorization: Bearer` with a JWT or an API key."),
@@ -162,4 +164,4 @@ def _answer(request: Request, error: FreyaError, headers: Mapping[str, str] | No
 
 
 def _title(status: int) -> str:
-    return HTTPStatus(status).phrase
+    return TITLES.get(status) or HTTPStatus(status).phrase

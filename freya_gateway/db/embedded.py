@@ -102,7 +102,7 @@ class EmbeddedPostgres:
             self._ensure_running()
 
     def _url(self, database: str) -> str:
-        host = quote(str(self._socket_folder()), safe="/")
+        host = quote(str(self._listening_folder()), safe="/")
         return f"postgresql://{SUPERUSER}@/{database}?host={host}&port={PORT}"
 
     def _socket_folder(self) -> Path:
@@ -112,6 +112,13 @@ class EmbeddedPostgres:
             if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) <= SOCKET_PATH_BYTES:
                 return folder
         return Path("/tmp") / name  # entered only if it is ours, see private_folder
+
+    def _listening_folder(self) -> Path:
+        """Where the running server's socket is: whoever started it may have another idea of short folders."""
+        with suppress(OSError, IndexError):
+            if recorded := (self._data / "postmaster.pid").read_text().splitlines()[4]:
+                return Path(recorded)
+        return self._socket_folder()
 
     def _prepare_folder(self) -> None:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -159,14 +166,14 @@ class EmbeddedPostgres:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while self._run("pg_isready", "--host", str(self._socket_folder()), "--port", str(PORT)).returncode:
+        while self._run("pg_isready", "--host", str(self._listening_folder()), "--port", str(PORT)).returncode:
             if time.monotonic() > deadline:
                 raise ConfigurationError(f"The embedded PostgreSQL does not answer:\n{self._last_words()}")
             time.sleep(0.1)
 
     def _halt(self, mode: str) -> None:
-        if self._postmasters() and self._control("stop", "--mode", mode).returncode:
-            raise ConfigurationError(f"The embedded PostgreSQL did not stop:\n{self._last_words()}")
+        if self._postmasters() and (said := self._control("stop", "--mode", mode)).returncode:
+            raise ConfigurationError(f"The embedded PostgreSQL did not stop: {said.stderr}{self._last_words()}")
 
     def _control(self, action: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         seconds = START_SECONDS if action == "start" else STOP_SECONDS

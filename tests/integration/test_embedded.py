@@ -181,6 +181,12 @@ def test_a_folder_too_deep_for_a_socket_gets_a_short_one(place: Path) -> None:
     try:
         assert ask(server.url, "SELECT 1") == "1"
         assert str(deep) not in server.url
+        elsewhere = os.environ | {"TMPDIR": str(place)}
+        said = subprocess.run(
+            [sys.executable, "-c", f"{USER}; print(s.url)", deep / "postgres"],
+            env=elsewhere, capture_output=True, check=True,
+        )  # fmt: skip
+        assert said.stdout.decode().strip() == server.url
     finally:
         server.stop()
 

@@ -121,6 +121,15 @@ def test_api_key_without_a_user_is_refused(keys: str) -> None:
     assert said == "FREYA_API_KEYS: every entry must read key:user, separated by commas"
 
 
+def test_one_key_for_two_users_is_refused() -> None:
+    said = refusal(api_keys=f"{KEY}:ada,{KEY}:bea")
+    assert said == "FREYA_API_KEYS: a key stands there twice; give each user their own"
+
+
+def test_one_user_may_have_two_keys() -> None:
+    assert settings(api_keys=f"{KEY}:ada,{OTHER_KEY}:ada").users_by_key == {KEY: "ada", OTHER_KEY: "ada"}
+
+
 def test_api_keys_name_their_users() -> None:
     given = settings(api_keys=f" {KEY}:ada , {OTHER_KEY}: user:with:colons ,")
     assert given.users_by_key == {KEY: "ada", OTHER_KEY: "user:with:colons"}
