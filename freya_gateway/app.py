@@ -106,7 +106,12 @@ def _means(settings: Settings) -> Means:
     owner = token_hex(4)
     metrics = Metrics()
     database = Database(settings.database_url.get_secret_value(), pool_size=settings.database_pool)
-    hub = Hub(metrics, streams_per_user=settings.streams_per_user, max_streams=settings.max_streams)
+    hub = Hub(
+        metrics,
+        streams_per_user=settings.streams_per_user,
+        max_streams=settings.max_streams,
+        patience=settings.slow_seconds,
+    )
     budget = Budget(total=settings.context_tokens)
     return Means(
         database=database,

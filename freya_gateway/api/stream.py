@@ -29,6 +29,7 @@ HEADERS = {"cache-control": "no-store, no-transform", "x-accel-buffering": "no"}
 FIRST_BEAT_SECONDS = 1.0
 EARLIEST_ROTATION = 0.61  # of FREYA_ROTATE_SECONDS: 8 of 13 minutes
 OVERLOAD_RETRY_MS = (5_000, 15_000)
+FULL_SECONDS = 10
 NEVER_MS = 3_600_000  # what EventSource is told to wait after a final `bye`
 
 router = APIRouter(prefix="/v1", tags=["stream"])
@@ -49,11 +50,13 @@ class EventStream(EventSourceResponse):
 
 @dataclass(frozen=True, slots=True)
 class OneTurn:
-    """The turn that a stream follows alone; `reply` is its last event's data if it had ended before."""
+    """The turn that a stream follows alone. If it had ended before: its reply's data, and the seq of that event
+    while the log has it."""
 
     id: UUID
     first_event: int
     reply: dict[str, Any] | None = None
+    reply_seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +93,21 @@ class StreamBody:
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """`retry` and `ready`, what was missed or is under way, then everything as it comes, until `bye` or a reply."""
         reader = self._gateway.hub.join(self._target.caller.user_id)
+        reader.task = asyncio.current_task()
         reason = "left"
         try:
             opening = await self._open(reader)
             self._gateway.metrics.resumes.labels(opening.reason or "recovered").inc()
             yield self._beginning(opening)
-            if self._target.turn and _is_over(self._target.turn, reader, opening):
+            if self._target.turn and _is_over(self._target.turn, reader):
                 reason = "done"
-                yield _frame("reply", to_json(self._target.turn.reply))
+                if self._target.turn.reply_seq is None or not opening.recovered:
+                    yield _frame("reply", to_json(self._target.turn.reply))
                 return
             async for chunk in self._follow(reader, opening.epoch):
-                began = self._loop.time()
+                began = reader.sending_since = self._loop.time()
                 yield chunk
+                reader.sending_since = None
                 self._slow = self._slow or self._loop.time() - began > self._gateway.settings.slow_seconds
             reason = reader.bye.reason if reader.bye else "done"
             if self._target.caller.ticket and reader.bye and reader.bye.final:
@@ -167,9 +173,9 @@ class StreamBody:
         return beat
 
 
-def _is_over(turn: OneTurn, reader: Reader, opening: Opening) -> bool:
-    """Whether the turn had ended and left the log before the stream opened: only its reply can still be told."""
-    return turn.reply is not None and not opening.recovered and reader.seq >= turn.first_event
+def _is_over(turn: OneTurn, reader: Reader) -> bool:
+    """Whether the turn's reply lies behind the reader, or is in the log no more: nothing of it is still to come."""
+    return turn.reply is not None and (turn.reply_seq is None or reader.seq >= turn.reply_seq)
 
 
 def _frame(event: str, data: str) -> bytes:
@@ -212,6 +218,19 @@ def _cursor(after: str | None, last_event_id: str | None) -> Cursor | None:
             "bad_cursor", "A cursor reads {epoch}.{seq}; send an event's id unchanged, or none to begin afresh."
         )
     return cursor
+
+
+async def _one_turn(gateway: Gateway, caller: Caller, turn_id: UUID) -> OneTurn:
+    view = await gateway.turns.get(caller.user_id, turn_id)
+    seq = await gateway.log.reply_seq(caller.user_id, turn_id, first_event=view.first_event) if view.reply else None
+    return OneTurn(view.id, view.first_event, view.reply, seq)
+
+
+async def _delivered(gateway: Gateway, caller: Caller, turn: OneTurn, cursor: Cursor) -> bool:
+    """Whether a reader at `cursor` has seen the turn's reply."""
+    if turn.reply_seq is None or cursor.seq < turn.reply_seq:
+        return False
+    return cursor.epoch == await gateway.log.epoch(caller.user_id)
 
 
 SSE_ANSWER = {
@@ -260,10 +279,10 @@ async def follow_stream(
         return Response(status_code=204)
     if turn is None:
         return _stream(gateway, Target(caller, cursor))
-    view = await gateway.turns.get(caller.user_id, turn)
-    if cursor is not None and await gateway.turns.delivered(caller.user_id, view, cursor=cursor):
+    one = await _one_turn(gateway, caller, turn)
+    if cursor is not None and await _delivered(gateway, caller, one, cursor):
         return Response(status_code=204)
-    return _stream(gateway, Target(caller, cursor, OneTurn(view.id, view.first_event, view.reply)))
+    return _stream(gateway, Target(caller, cursor, one))
 
 
 @router.post(
@@ -282,10 +301,13 @@ async def send_and_follow(
 ) -> EventStream:
     """For `curl -N` and `fetch`: the same events, ending after the `reply`. The turn runs on if you leave."""
     cursor = _cursor(after, last_event_id)
+    if gateway.hub.full:
+        raise Unavailable("too_many_streams", "This server has no room for another stream.", retry_after=FULL_SECONDS)
     gateway.limiter.check(caller.user_id)
     sent = await gateway.turns.send(caller.user_id, to_send(body))
-    reply = (await gateway.turns.get(caller.user_id, sent.turn_id)).reply if sent.repeated else None
-    return _stream(gateway, Target(caller, cursor, OneTurn(sent.turn_id, sent.first_event, reply)))
+    if sent.repeated:
+        return _stream(gateway, Target(caller, cursor, await _one_turn(gateway, caller, sent.turn_id)))
+    return _stream(gateway, Target(caller, cursor, OneTurn(sent.turn_id, sent.first_event)))
 
 
 @router.post(

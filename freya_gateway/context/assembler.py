@@ -17,8 +17,10 @@ from freya_gateway.db.engine import Database
 from freya_gateway.db.facts import ActiveFact
 from freya_gateway.db.messages import RecentMessage, StoredMessage
 from freya_gateway.db.query import Connection
+from freya_gateway.errors import ConfigurationError
 from freya_gateway.llm.types import ChatMessage
 
+MIN_ROOM = 500  # tokens that a persona must leave
 REPLY_PRIMING = 3  # tokens that the chat format adds before the reply
 
 
@@ -71,6 +73,11 @@ class Assembler:
         self._recall = recall
         tokens = cost(count_tokens(persona))
         self._persona = _Block((ChatMessage("system", persona),), tokens, {"tokens": tokens})
+        if self.longest_message < MIN_ROOM:
+            raise ConfigurationError(
+                f"FREYA_PERSONA has {tokens} tokens, FREYA_CONTEXT_TOKENS is {budget.total}: "
+                f"shorten the persona or raise the budget, so that {MIN_ROOM} are left for the user's words"
+            )
 
     @property
     def longest_message(self) -> int:
@@ -120,7 +127,7 @@ class Assembler:
 
 def _words_block(said: Sequence[StoredMessage]) -> _Block:
     messages = tuple(ChatMessage("user", m.text) for m in said)
-    tokens = sum(cost(count_tokens(m.text)) for m in said)
+    tokens = sum(cost(m.n_tokens) for m in said)
     return _Block(messages, tokens, {"tokens": tokens, "ids": [m.id for m in said]})
 
 
@@ -147,4 +154,5 @@ def _recalled_block(recalled: Recalled | None) -> _Block:
     if recalled is None:
         return _Block(trace={"tokens": 0})
     tokens = cost(recalled.n_tokens)
-    return _Block((ChatMessage("user", recalled.text),), tokens, {"tokens": tokens} | recalled.trace)
+    stands_on = {"tokens": tokens, "ids": recalled.messages, "topics": recalled.topics}
+    return _Block((ChatMessage("user", recalled.text),), tokens, stands_on | recalled.trace)

@@ -75,6 +75,13 @@ class Database:
             yield connection
 
     @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[Connection, None]:
+        """Several statements that see one and the same moment. Raises Unavailable like `transaction`."""
+        moment = {"isolation": "repeatable_read", "readonly": True}
+        async with self.reading() as connection, cast(Any, connection).transaction(**moment):
+            yield connection
+
+    @asynccontextmanager
     async def reading(self) -> AsyncGenerator[Connection, None]:
         """A connection for single statements, each on its own. Raises Unavailable like `transaction`."""
         try:

@@ -14,7 +14,7 @@ LOG_CHANNEL = "freya_log"
 STOP_CHANNEL = "freya_stop"
 # A notification's payload ends at 8,000 bytes; a user and a seq take at most 56.
 MOST_USERS_PER_APPEND = 128
-MOST_EVENTS_PER_PAGE = 4000
+MOST_EVENTS_PER_PAGE = 1000
 EVENT_OVERHEAD = 64  # bytes that an event costs beside its data, as a page counts them
 
 APPEND = Query(f"""
@@ -23,16 +23,16 @@ WITH slot AS (
     FROM unnest(cast(:users AS uuid[]), cast(:generations AS bigint[]), cast(:counts AS int[]))
          AS b (user_id, generation, n)
     WHERE s.user_id = b.user_id AND s.generation = b.generation
-    RETURNING s.user_id, s.head, s.head - b.n AS base
+    RETURNING s.user_id, s.generation, s.head, s.head - b.n AS base
 ), event AS (
     INSERT INTO stream_events (user_id, seq, turn_id, kind, attempt, data)
     SELECT slot.user_id, slot.base + e.place, e.turn_id, e.kind, e.attempt, e.data
-    FROM unnest(cast(:event_users AS uuid[]), cast(:places AS int[]), cast(:turn_ids AS uuid[]),
-                cast(:kinds AS text[]), cast(:attempts AS int[]), cast(:data AS text[]))
-         AS e (user_id, place, turn_id, kind, attempt, data)
-    JOIN slot ON slot.user_id = e.user_id
+    FROM unnest(cast(:event_users AS uuid[]), cast(:event_generations AS bigint[]), cast(:places AS int[]),
+                cast(:turn_ids AS uuid[]), cast(:kinds AS text[]), cast(:attempts AS int[]), cast(:data AS text[]))
+         AS e (user_id, generation, place, turn_id, kind, attempt, data)
+    JOIN slot ON slot.user_id = e.user_id AND slot.generation = e.generation
 )
-SELECT array_agg(user_id) AS users, array_agg(base) AS bases,
+SELECT array_agg(user_id) AS users, array_agg(generation) AS generations, array_agg(base) AS bases,
        pg_notify('{LOG_CHANNEL}', :sender || string_agg(' ' || user_id || ':' || head, '')) FROM slot
 """)
 
@@ -55,21 +55,26 @@ WHERE user_id = :user_id AND seq >= :first_event AND turn_id = :turn_id AND kind
 
 AFTER = Query(f"""
 SELECT seq, turn_id, kind, attempt, data FROM (
-    SELECT *, sum(length(data) + {EVENT_OVERHEAD}) OVER (ORDER BY seq) AS size FROM (
+    SELECT *, sum(pg_column_size(data) + {EVENT_OVERHEAD}) OVER (ORDER BY seq) AS size FROM (
         SELECT seq, turn_id, kind, attempt, data FROM stream_events
         WHERE user_id = :user_id AND seq > :after AND seq <= :until
         ORDER BY seq LIMIT {MOST_EVENTS_PER_PAGE}
     ) page
-) sized WHERE size - length(data) - {EVENT_OVERHEAD} < cast(:bytes AS bigint) ORDER BY seq
+) sized WHERE size - pg_column_size(data) - {EVENT_OVERHEAD} < cast(:bytes AS bigint) ORDER BY seq
 """)
 
+# Never waits for a stream that is being written: two statements that lock many streams could wait for each other.
 EVICT = Query("""
-WITH old AS (
+WITH expired AS (
     SELECT e.user_id, e.seq FROM stream_events e
     WHERE e.created_at < now() - make_interval(secs => :seconds)
       AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.user_id = e.user_id AND t.state <> 'done'
                       AND e.seq >= t.first_event)
     ORDER BY e.created_at LIMIT :most
+), free AS (
+    SELECT user_id FROM streams WHERE user_id IN (SELECT user_id FROM expired) FOR UPDATE SKIP LOCKED
+), old AS (
+    SELECT user_id, seq FROM expired JOIN free USING (user_id)
 ), gone AS (
     DELETE FROM stream_events e USING old WHERE e.user_id = old.user_id AND e.seq = old.seq
     RETURNING e.user_id, e.seq
@@ -80,11 +85,20 @@ WITH old AS (
 SELECT count(*) FROM gone
 """)
 
-COMMITTED = Query("""
-SELECT e.kind, e.data, s.generation FROM streams s LEFT JOIN LATERAL (
-    SELECT kind, data, seq FROM stream_events
-    WHERE user_id = s.user_id AND turn_id = :turn_id AND attempt = :attempt ORDER BY seq DESC LIMIT 1
-) e ON true WHERE s.user_id = :user_id
+# Waits for a statement that still holds the row, and shuts out one that is still to come.
+REFENCE = Query("""
+WITH fence AS (
+    UPDATE streams SET generation = generation + 1 WHERE user_id = :user_id AND generation = :generation
+    RETURNING generation
+), turn AS (
+    UPDATE turns SET generation = fence.generation FROM fence WHERE user_id = :user_id AND id = :turn_id
+)
+SELECT generation FROM fence
+""")
+
+LAST_OF_ATTEMPT = Query("""
+SELECT kind, data FROM stream_events
+WHERE user_id = :user_id AND turn_id = :turn_id AND attempt = :attempt ORDER BY seq DESC LIMIT 1
 """)
 
 
@@ -132,10 +146,10 @@ class TurnAppend:
     events: tuple[NewEvent, ...]
 
 
-async def append(connection: Connection, appends: Sequence[TurnAppend], *, sender: str) -> dict[UUID, int]:
+async def append(connection: Connection, appends: Sequence[TurnAppend], *, sender: str) -> dict[tuple[UUID, int], int]:
     """Writes the events of up to MOST_USERS_PER_APPEND users in one commit.
 
-    Returns user -> the seq before its first event; a user that is missing there was fenced off.
+    Returns (user, generation) -> the seq before its first event; who is missing there was fenced off.
     """
     events = [event for a in appends for event in a.events]
     row = await APPEND.one(
@@ -144,6 +158,7 @@ async def append(connection: Connection, appends: Sequence[TurnAppend], *, sende
         generations=[a.generation for a in appends],
         counts=[len(a.events) for a in appends],
         event_users=[a.user_id for a in appends for _ in a.events],
+        event_generations=[a.generation for a in appends for _ in a.events],
         places=[place for a in appends for place in range(1, len(a.events) + 1)],
         turn_ids=[event.turn_id for event in events],
         kinds=[event.kind for event in events],
@@ -151,7 +166,8 @@ async def append(connection: Connection, appends: Sequence[TurnAppend], *, sende
         data=[event.data for event in events],
         sender=sender,
     )
-    return dict(zip(row["users"] or (), row["bases"] or (), strict=True))
+    holders = zip(row["users"] or (), row["generations"] or (), strict=True)
+    return dict(zip(holders, row["bases"] or (), strict=True))
 
 
 async def ring_stop(connection: Connection, turn_id: UUID) -> None:
@@ -159,12 +175,20 @@ async def ring_stop(connection: Connection, turn_id: UUID) -> None:
     await RING_STOP.execute(connection, turn_id=str(turn_id))
 
 
-async def committed(
+async def refence(connection: Connection, user_id: UUID, *, turn_id: UUID, generation: int) -> int | None:
+    """A new generation for the turn that holds `generation`; None if it holds it no more.
+
+    Afterwards no statement of the old generation can write any more, wherever it hangs.
+    """
+    return await REFENCE.value(connection, user_id=user_id, turn_id=turn_id, generation=generation)
+
+
+async def last_of_attempt(
     connection: Connection, user_id: UUID, *, turn_id: UUID, attempt: int
-) -> tuple[str | None, str | None, int]:
-    """(kind, data) of the last event that this attempt has in the log, and the generation that may append now."""
-    row = await COMMITTED.one(connection, user_id=user_id, turn_id=turn_id, attempt=attempt)
-    return row["kind"], row["data"], row["generation"]
+) -> tuple[str, str] | None:
+    """(kind, data) of the last event that an attempt has in the log."""
+    row = await LAST_OF_ATTEMPT.first(connection, user_id=user_id, turn_id=turn_id, attempt=attempt)
+    return (row["kind"], row["data"]) if row else None
 
 
 async def state(connection: Connection, user_id: UUID) -> LogState:

@@ -8,7 +8,7 @@ from uuid import UUID
 from freya_gateway.db.query import Connection, Query, Row
 
 PAGE = Query("""
-SELECT id, seq, turn_id, conversation_id, role, text, exact, said_at
+SELECT id, seq, turn_id, conversation_id, role, text, exact, n_tokens, said_at
 FROM messages WHERE user_id = :user_id AND seq < :before ORDER BY seq DESC LIMIT :limit
 """)
 
@@ -28,7 +28,7 @@ SELECT id, place, role, text, n_tokens FROM (
 """)
 
 OF_TURN = Query("""
-SELECT id, seq, turn_id, conversation_id, role, text, exact, said_at, n_tokens
+SELECT id, seq, turn_id, conversation_id, role, text, exact, n_tokens, said_at
 FROM messages WHERE user_id = :user_id AND turn_id = :turn_id ORDER BY seq
 """)
 
@@ -43,6 +43,7 @@ class StoredMessage:
     conversation_id: UUID
     role: str
     text: str
+    n_tokens: int
     said_at: datetime
 
 
@@ -94,5 +95,12 @@ async def recent(
 
 def _stored(row: Row) -> StoredMessage:
     return StoredMessage(
-        row["id"], row["seq"], row["turn_id"], row["conversation_id"], row["role"], exact_text(row), row["said_at"]
+        id=row["id"],
+        seq=row["seq"],
+        turn_id=row["turn_id"],
+        conversation_id=row["conversation_id"],
+        role=row["role"],
+        text=exact_text(row),
+        n_tokens=row["n_tokens"],
+        said_at=row["said_at"],
     )

@@ -69,7 +69,7 @@ WITH claimed AS (
     UPDATE turns SET state = 'running', owner = :owner, lease_expires_at = now() + make_interval(secs => :lease),
            attempt = attempt + 1, lost = :lost, generation = :generation, started_at = coalesce(started_at, :now)
     WHERE user_id = :user_id AND id = :turn_id
-    RETURNING id, generation, attempt, lost, created_at, stop_requested
+    RETURNING id, generation, attempt, lost, first_event, created_at, stop_requested
 ), fenced AS (
     UPDATE streams SET generation = :generation WHERE user_id = :user_id
 )
@@ -109,7 +109,11 @@ SELECT EXISTS (SELECT 1 FROM stream) AS ended,
        EXISTS (SELECT 1 FROM turns q WHERE q.user_id = :user_id AND q.state = 'queued') AS queued
 """)
 
-ONE = Query("SELECT * FROM turns WHERE user_id = :user_id AND id = :turn_id")
+ONE = Query("""
+SELECT t.*, p.blocks FROM turns t
+LEFT JOIN prompt_traces p ON p.user_id = t.user_id AND p.turn_id = t.id AND p.attempt = t.attempt
+WHERE t.user_id = :user_id AND t.id = :turn_id
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,7 @@ class Claim:
     generation: int
     attempt: int
     lost: int
+    first_event: int
     accepted_at: datetime
     stop_requested: bool = False
 
@@ -233,7 +238,8 @@ async def accept(connection: Connection, message: NewMessage, *, situation: Situ
     )
     if message.interrupt and situation.running is not None:
         await ring_stop(connection, situation.running)
-    return Claim(message.user_id, message.turn_id, generation, 1, 0, message.now) if runs else None
+    first_event = situation.head + 1
+    return Claim(message.user_id, message.turn_id, generation, 1, 0, first_event, message.now) if runs else None
 
 
 async def claim_next(connection: Connection, user_id: UUID, *, owner: str, lease: float, now: datetime) -> Claim | None:
@@ -286,5 +292,5 @@ async def finish(connection: Connection, reply: Reply, *, sender: str) -> Finish
 
 
 async def get(connection: Connection, user_id: UUID, turn_id: UUID) -> Row | None:
-    """The turn's row, or None if the user has no such turn."""
+    """The turn's row, with the blocks of its last attempt's prompt; None if the user has no such turn."""
     return await ONE.first(connection, user_id=user_id, turn_id=turn_id)

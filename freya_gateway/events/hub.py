@@ -7,12 +7,14 @@ gap, or does not reach back far enough, is simply not used: the reader then read
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from freya_gateway.db.events import StoredEvent
 from freya_gateway.metrics import Metrics
 
 TAIL_EVENTS = 512
+STALLED = 3  # times the patience: then a peer that takes nothing is cut, though nothing else speaks against it
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Bye:
 class Reader:
     """One open stream: where it is, when it wants to be woken, and whether it shall close."""
 
-    __slots__ = ("_waiter", "bye", "channel", "counted", "rung", "seq", "wake_at")
+    __slots__ = ("_waiter", "bye", "channel", "counted", "rung", "sending_since", "seq", "task", "wake_at")
 
     def __init__(self, channel: "Channel", *, counted: bool = True) -> None:
         self.channel = channel
@@ -35,6 +37,8 @@ class Reader:
         self.seq = 0
         self.wake_at = 0.0  # event loop time of the next thing that is due without an event
         self.bye: Bye | None = None
+        self.sending_since: float | None = None  # event loop time; None while nothing waits in the socket
+        self.task: asyncio.Task[Any] | None = None  # what sends; cut if the socket stays full
         self.rung = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -53,6 +57,12 @@ class Reader:
         finally:
             self._waiter = None
 
+    def cut(self) -> None:
+        """Ends the stream without a word: its peer takes none."""
+        self.sending_since = None
+        if self.task is not None:
+            self.task.cancel()
+
     def dismiss(self, bye: Bye) -> None:
         """Has the stream say `bye` and close; the first reason counts."""
         self.bye = self.bye or bye
@@ -70,6 +80,16 @@ class Channel:
         self.head = 0
         self.tail: list[StoredEvent] = []
         self.readers: list[Reader] = []
+
+    def enter(self, epoch: str, *, by: Reader | None = None) -> None:
+        """Learns which log the user has now. Another one than before: all readers but `by` must open again."""
+        if self.epoch not in (None, epoch):
+            self.tail.clear()
+            self.head = 0
+            for reader in self.readers:
+                if reader is not by:
+                    reader.dismiss(Bye("rotate", retry_ms=0))
+        self.epoch = epoch
 
     def extend(self, events: Sequence[StoredEvent]) -> None:
         """Takes committed events into the tail, in any order; those that leave a gap start it anew."""
@@ -100,11 +120,12 @@ class Channel:
 class Hub:
     """All channels of this process that someone reads."""
 
-    def __init__(self, metrics: Metrics, *, streams_per_user: int, max_streams: int) -> None:
+    def __init__(self, metrics: Metrics, *, streams_per_user: int, max_streams: int, patience: float = 20.0) -> None:
         self._channels: dict[UUID, Channel] = {}
         self._metrics = metrics
         self._streams_per_user = streams_per_user
         self._max_streams = max_streams
+        self._patience = patience  # seconds that a peer may take nothing when it is to go
         self._open = 0
         self._empty = asyncio.Event()
         self._empty.set()
@@ -170,17 +191,19 @@ class Hub:
         channel = self._channels.get(user_id)
         if channel is None:
             return
-        if epoch is not None and channel.epoch not in (None, epoch):
-            for reader in channel.readers:
-                reader.dismiss(Bye("rotate", retry_ms=0))
+        if epoch is not None:
+            channel.enter(epoch)
         channel.rise(head)
 
     def wake_due(self, now: float) -> None:
-        """Wakes the readers for whom something is due at event loop time `now`. One loop for all: no timer each."""
-        for channel in self._channels.values():
-            for reader in channel.readers:
+        """Wakes the readers for whom something is due at event loop time `now`, and cuts those whose peer takes
+        nothing any more. One loop for all: no timer each."""
+        for reader in self.readers:
+            if reader.sending_since is None:
                 if reader.wake_at <= now:
                     reader.ring()
+            elif now - reader.sending_since > self._patience * (1 if reader.bye else STALLED):
+                reader.cut()
 
     def dismiss_all(self, bye: Callable[[], Bye]) -> None:
         """Has every stream close, each with a `bye` of its own, so that they do not all come back at once."""

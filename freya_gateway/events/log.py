@@ -12,7 +12,7 @@ from freya_gateway.db import events as store
 from freya_gateway.db.engine import Database
 from freya_gateway.db.events import LogState, StoredEvent
 from freya_gateway.events.hub import Bye, Hub, Reader
-from freya_gateway.events.types import Cursor, Phase, merge
+from freya_gateway.events.types import Cursor, Phase, merge, parse_token
 
 PAGE_BYTES = 256 * 1024
 
@@ -46,7 +46,7 @@ class EventLog:
         user_id = reader.channel.user_id
         async with self._database.reading() as connection:
             state = await store.state(connection, user_id)
-        reader.channel.epoch = state.epoch
+        reader.channel.enter(state.epoch, by=reader)
         reader.channel.rise(state.head)
         reason = _refusal(state, cursor)
         if cursor is not None and reason is None:
@@ -58,6 +58,27 @@ class EventLog:
         reader.seq = state.head
         snapshot = await self._present(user_id, state)
         return _opening(state, reader, reason=reason, snapshot=snapshot)
+
+    async def epoch(self, user_id: UUID) -> str:
+        """The name of the user's log as it is now."""
+        async with self._database.reading() as connection:
+            return (await store.state(connection, user_id)).epoch
+
+    async def reply_seq(self, user_id: UUID, turn_id: UUID, *, first_event: int) -> int | None:
+        """The seq of a turn's `reply`, while the log has it."""
+        async with self._database.reading() as connection:
+            return await store.reply_seq(connection, user_id, turn_id, first_event=first_event)
+
+    async def said(self, user_id: UUID, turn_id: UUID, *, first_event: int) -> str:
+        """What the turn's last attempt that spoke has said, as far as the log has it."""
+        attempts: dict[int, list[str]] = {}
+        async with self._database.reading() as connection:
+            head = (await store.state(connection, user_id)).head
+        async for page in self._pages(user_id, first_event - 1, head):
+            for event in page:
+                if event.turn_id == turn_id and event.kind == "token":
+                    attempts.setdefault(event.attempt, []).append(parse_token(event.data).text)
+        return "".join(attempts[max(attempts)]) if attempts else ""
 
     async def _present(self, user_id: UUID, state: LogState) -> tuple[StoredEvent, ...]:
         """The running turn so far: its `listening`, its last `thinking`, and all text of that attempt as one piece."""
@@ -98,6 +119,8 @@ class EventLog:
                 events = await store.after(
                     connection, channel.user_id, after=reader.seq, until=channel.head, size=PAGE_BYTES
                 )
+        if events and events[0].seq != reader.seq + 1:
+            return []  # evicted since the stream was opened
         return events if len(events) < 2 else merge(events)
 
     async def _pages(self, user_id: UUID, seq: int, head: int) -> AsyncGenerator[list[StoredEvent], None]:

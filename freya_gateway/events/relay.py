@@ -5,6 +5,7 @@ A notification is a hint that may be lost; the poll, one query for all users wit
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from uuid import UUID
 
 from loguru import logger
@@ -80,9 +81,12 @@ class Relay:
             await connection.add_listener(store.LOG_CHANNEL, self._on_log)
             await connection.add_listener(store.STOP_CHANNEL, self._on_stop_asked)
             await self.poll()  # what was written while nobody listened
-            while True:
-                await asyncio.sleep(LISTEN_CHECK_SECONDS)
-                await connection.execute("SELECT 1")
+            closed = asyncio.Event()
+            connection.add_termination_listener(lambda _: closed.set())
+            while not closed.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(closed.wait(), LISTEN_CHECK_SECONDS)
+                await connection.execute("SELECT 1")  # a peer that vanished without a word is noticed here
         finally:
             connection.terminate()
 
@@ -105,3 +109,5 @@ async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except Unavailable:
             logger.warning("periodic work waits for PostgreSQL")
+        except (*FAILURES, LookupError) as error:
+            logger.opt(exception=error).error("periodic work failed; it is tried again")

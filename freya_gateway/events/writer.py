@@ -2,12 +2,14 @@
 
 A turn's first piece goes at once, later ones wait at most WINDOW for company; a commit costs the same for one turn and
 for fifty. Events reach readers only after their commit. When a commit's outcome is unknown (the connection broke), the
-log is asked what it holds, and only what is missing is written again: pieces know their offset.
+turn takes a new generation, so that the old statement can do nothing more; then the log is asked what it holds, and
+only what is missing is written again: pieces know their offset.
 """
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from loguru import logger
@@ -51,7 +53,7 @@ class Draft:
         self.text: list[str] = []  # all pieces of the attempt
         self.length = 0  # of the text, in UTF-16 code units
         self.pending: list[NewEvent | str] = []  # not yet written: whole events and pieces
-        self.since = 0.0  # event loop time of the oldest pending piece
+        self.since = 0.0  # event loop time of the oldest piece that is not written; 0 for none
         self.writing: tuple[NewEvent, ...] = ()  # given to PostgreSQL, outcome not known yet
         self.first_piece_at: float | None = None  # event loop time of the first piece's commit
         self.written_at: float | None = None
@@ -108,8 +110,8 @@ class LogWriter:
         self._hub = hub
         self._metrics = metrics
         self._sender = sender
-        self._urgent: dict[UUID, Draft] = {}
-        self._dirty: dict[UUID, Draft] = {}
+        self._urgent: dict[Draft, None] = {}  # to be written now
+        self._dirty: dict[Draft, None] = {}  # to be written at the window's end
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._connection: OwnConnection | None = None
@@ -117,29 +119,28 @@ class LogWriter:
     def event(self, draft: Draft, kind: str, data: str) -> None:
         """Appends an event, at once."""
         draft.pending.append(NewEvent(draft.claim.turn_id, kind, draft.attempt, data))
-        self._urgent[draft.claim.turn_id] = draft
+        self._urgent[draft] = None
         self._wake.set()
 
     def add(self, draft: Draft, text: str) -> None:
         """Appends a piece of the reply: the first at once, others within the window."""
         if draft.fenced:
             return
-        if not draft.pending:
-            draft.since = asyncio.get_running_loop().time()
+        draft.since = draft.since or asyncio.get_running_loop().time()
         draft.pending.append(text)
         if not draft.text:
-            self._urgent[draft.claim.turn_id] = draft
+            self._urgent[draft] = None
             self._wake.set()
         else:
-            self._dirty[draft.claim.turn_id] = draft
+            self._dirty[draft] = None
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(WINDOW, self._tick)
         draft.text.append(text)
 
     async def take(self, draft: Draft) -> tuple[NewEvent, ...]:
         """What is not written yet, for the transaction that ends the turn; the writer forgets the draft."""
-        self._urgent.pop(draft.claim.turn_id, None)
-        self._dirty.pop(draft.claim.turn_id, None)
+        self._urgent.pop(draft, None)
+        self._dirty.pop(draft, None)
         await draft.settled()
         return draft.close_batch()
 
@@ -149,7 +150,7 @@ class LogWriter:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                due, self._urgent = list(self._urgent.values()), {}
+                due, self._urgent = list(self._urgent), {}
                 for start in range(0, len(due), store.MOST_USERS_PER_APPEND):
                     await self._append(due[start : start + store.MOST_USERS_PER_APPEND])
         finally:
@@ -189,10 +190,10 @@ class LogWriter:
         logger.error("the log refused a turn's events", error=type(error).__name__, turn=str(drafts[0].claim.turn_id))
         drafts[0].fence()
 
-    def _publish(self, drafts: list[Draft], bases: dict[UUID, int]) -> None:
+    def _publish(self, drafts: list[Draft], bases: Mapping[tuple[UUID, int], int]) -> None:
         now = asyncio.get_running_loop().time()
         for draft in drafts:
-            base = bases.get(draft.claim.user_id)
+            base = bases.get((draft.claim.user_id, draft.claim.generation))
             if base is None:
                 draft.fence()
                 continue
@@ -204,6 +205,7 @@ class LogWriter:
         if not any(event.kind == "token" for event in draft.writing):
             return
         self._metrics.log_lag.observe(now - draft.since)
+        draft.since = 0.0
         if draft.first_piece_at is None:
             draft.first_piece_at = now
         elif draft.written_at is not None:
@@ -212,14 +214,14 @@ class LogWriter:
 
     async def _missing(self, connection: OwnConnection, draft: Draft) -> bool:
         """Drops from the draft what the log already holds; whether anything is left to write."""
-        claim = draft.claim
-        kind, data, generation = await store.committed(
-            connection, claim.user_id, turn_id=claim.turn_id, attempt=draft.attempt
-        )
-        if generation != claim.generation:
+        user_id, turn_id = draft.claim.user_id, draft.claim.turn_id
+        generation = await store.refence(connection, user_id, turn_id=turn_id, generation=draft.claim.generation)
+        if generation is None:
             draft.fence()
             return False
-        draft.writing = tuple(event for event in draft.writing if not _covered(event, kind, data))
+        draft.claim = replace(draft.claim, generation=generation)
+        last = await store.last_of_attempt(connection, user_id, turn_id=turn_id, attempt=draft.attempt)
+        draft.writing = tuple(event for event in draft.writing if last is None or not _covered(event, *last))
         if not draft.writing and not draft.pending:
             draft.settle()
             return False
@@ -245,10 +247,8 @@ def numbered(events: Iterable[NewEvent], first: int) -> list[StoredEvent]:
     return [StoredEvent(seq, e.turn_id, e.kind, e.attempt, e.data) for seq, e in enumerate(events, first)]
 
 
-def _covered(event: NewEvent, kind: str | None, data: str | None) -> bool:
+def _covered(event: NewEvent, kind: str, data: str) -> bool:
     """Whether an attempt whose last event in the log is (kind, data) holds `event` already."""
-    if kind is None or data is None:
-        return False
     if event.kind != "token":
         return True  # `thinking` comes first in its attempt
     return kind == "token" and parse_token(event.data).off <= parse_token(data).off

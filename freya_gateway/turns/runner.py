@@ -3,7 +3,9 @@ by a `reply`, or by leaving the turn to whoever holds it now."""
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import TypeVar
 from uuid import uuid4
 
 from loguru import logger
@@ -25,18 +27,24 @@ LOST_ATTEMPTS = 2  # after so many attempts that died with their process, no mod
 RETRY_SECONDS = 0.25
 MOST_RETRY_SECONDS = 5.0
 
+Result = TypeVar("Result")
+
 
 class Run:
     """A turn that this process runs. `stop` ends it with what was said; `abandon` leaves it to others."""
 
     def __init__(self, claim: Claim) -> None:
-        self.claim = claim
         self.draft = Draft(claim, on_fenced=self.abandon)
         self.stopped = claim.stop_requested
         self.abandoned = False
         self.prompt: Prompt | None = None
         self.more_waits = True  # whether the user may have another turn to run; the turn's end knows
         self._scope: asyncio.Timeout | None = None
+
+    @property
+    def claim(self) -> Claim:
+        """The claim as it is now: the writer renews its generation when the log's answer was lost."""
+        return self.draft.claim
 
     def stop(self) -> None:
         self.stopped = True
@@ -91,7 +99,7 @@ class TurnRunner:
         claim = run.claim
         if claim.lost >= LOST_ATTEMPTS:
             raise ModelError("attempts_lost", retryable=True)
-        run.prompt = await self._means.assembler.assemble(claim.user_id, claim.turn_id)
+        run.prompt = await self._assemble(claim)
         self._means.writer.event(run.draft, "thinking", _thinking(claim, run.prompt))
         stream = self._means.model.stream(run.prompt.messages, user=claim.user_id.hex)
         try:
@@ -103,22 +111,27 @@ class TurnRunner:
             await stream.aclose()
         raise ModelError("no_finish_reason", retryable=True)
 
+    async def _assemble(self, claim: Claim) -> Prompt:
+        """The prompt, however long PostgreSQL takes to be there; a stop ends the wait."""
+        return await patiently(lambda: self._means.assembler.assemble(claim.user_id, claim.turn_id), what="prompt")
+
     async def _finish(self, run: Run, outcome: Outcome) -> None:
         """Ends the turn in one transaction, however long PostgreSQL takes to be there."""
-        if not run.draft.text and outcome.words_if_silent:
-            self._means.writer.add(run.draft, outcome.words_if_silent)
+        if not run.draft.text and (words := outcome.words_if_silent or await self._said_before(run.claim)):
+            self._means.writer.add(run.draft, words)
         events = await self._means.writer.take(run.draft)
-        if run.abandoned:
-            return None
-        reply = self._reply(run, outcome, events)
-        wait = RETRY_SECONDS
-        while not run.abandoned:
-            try:
-                return await self._commit(run, reply)
-            except Unavailable:
-                logger.warning("reply waits for PostgreSQL")
-            await asyncio.sleep(wait * random.uniform(0.5, 1))
-            wait = min(wait * 2, MOST_RETRY_SECONDS)
+        if not run.abandoned:
+            reply = self._reply(run, outcome, events)
+            await patiently(lambda: self._commit(run, reply), what="reply")
+
+    async def _said_before(self, claim: Claim) -> str:
+        """What a lost attempt had said: a stop keeps it, though this attempt has not spoken."""
+        if claim.attempt == 1:
+            return ""
+        said = self._means.log.said
+        return await patiently(
+            lambda: said(claim.user_id, claim.turn_id, first_event=claim.first_event), what="partial reply"
+        )
 
     def _reply(self, run: Run, outcome: Outcome, events: tuple[NewEvent, ...]) -> Reply:
         claim, now, text = run.claim, self._means.now(), "".join(run.draft.text)
@@ -148,6 +161,8 @@ class TurnRunner:
         return max(round(elapsed.total_seconds() * 1000), 0)
 
     async def _commit(self, run: Run, reply: Reply) -> None:
+        if run.abandoned:
+            return
         prompt = run.prompt
         async with self._means.database.transaction() as connection:
             ended = await store.finish(connection, reply, sender=self._means.owner)
@@ -161,6 +176,18 @@ class TurnRunner:
         self._means.hub.publish(reply.user_id, numbered(reply.events, ended.first))
         self._means.metrics.turns.labels(reply.status).inc()
         logger.info("turn ended", status=reply.status, attempt=run.claim.attempt, **_figures(reply))
+
+
+async def patiently(work: Callable[[], Awaitable[Result]], *, what: str) -> Result:
+    """What `work` gives, once PostgreSQL is there for it."""
+    wait = RETRY_SECONDS
+    while True:
+        try:
+            return await work()
+        except Unavailable:
+            logger.warning("waiting for PostgreSQL", what=what)
+        await asyncio.sleep(wait * random.uniform(0.5, 1))
+        wait = min(wait * 2, MOST_RETRY_SECONDS)
 
 
 def _thinking(claim: Claim, prompt: Prompt) -> str:

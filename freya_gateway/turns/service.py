@@ -1,6 +1,7 @@
 """What a user can ask of turns: send, stop, look, wait. Everything accepted here is answered, whatever happens next."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Any, Literal
 from uuid import UUID, uuid4
 
 from freya_gateway.context.budget import count_tokens
-from freya_gateway.db import events as events_store
 from freya_gateway.db import leases
 from freya_gateway.db import messages as messages_store
 from freya_gateway.db import turns as store
@@ -17,6 +17,7 @@ from freya_gateway.db.events import NewEvent
 from freya_gateway.db.query import Connection, Row
 from freya_gateway.db.turns import MOST_QUEUED, Claim, NewMessage, Repeat, Reply, Situation
 from freya_gateway.errors import Conflict, Invalid, NotFound, TooLarge, TooManyRequests, Unavailable
+from freya_gateway.events.hub import Reader
 from freya_gateway.events.types import Cursor, to_json
 from freya_gateway.events.writer import numbered
 from freya_gateway.turns.means import Means
@@ -88,8 +89,11 @@ class TurnService:
 
     async def stop(self, user_id: UUID, turn_id: UUID) -> TurnView:
         """Asks for the end of a turn, in any phase; asking again changes nothing. Raises NotFound."""
-        reply = self._unspoken(user_id, turn_id)
-        async with self._locked(user_id, reply.now) as (connection, _):
+        view = await self.get(user_id, turn_id)
+        if view.state == "done":
+            return view
+        reply = await self._unspoken(user_id, view)
+        async with self._means.database.transaction() as connection:
             ended = await store.finish(connection, reply, sender=self._means.owner)
             asked = ended is None and await leases.request_stop(connection, user_id, turn_id)
         if ended is not None:
@@ -101,7 +105,7 @@ class TurnService:
 
     async def get(self, user_id: UUID, turn_id: UUID) -> TurnView:
         """The turn as it is now. Raises NotFound, for another's turn too."""
-        async with self._means.database.transaction() as connection:
+        async with self._means.database.snapshot() as connection:
             turn = await store.get(connection, user_id, turn_id)
             if turn is None:
                 raise NotFound("turn_not_found", "You have no turn with this id; check the id that the send returned.")
@@ -109,26 +113,23 @@ class TurnService:
         return _view(turn, messages)
 
     async def wait(self, user_id: UUID, sent: Sent, *, seconds: float) -> dict[str, Any] | None:
-        """The data of the turn's `reply`, or None if it does not come within `seconds`."""
+        """The data of the turn's `reply`, or None if it does not come within `seconds`; the turn goes on then."""
         reader = self._means.hub.join(user_id, counted=False)
         try:
             async with asyncio.timeout(seconds):
-                await self._means.log.open(reader, sent.cursor, turn_start=sent.first_event)
-                async for batch in self._means.log.follow(reader):
-                    if any(e.kind == "reply" and e.turn_id == sent.turn_id for e in batch) or reader.bye:
-                        break
-        except TimeoutError:
+                if sent.state != "done":
+                    await self._ended(reader, sent)
+                return (await self.get(user_id, sent.turn_id)).reply
+        except (TimeoutError, Unavailable):
             return None
         finally:
             self._means.hub.leave(reader)
-        return (await self.get(user_id, sent.turn_id)).reply
 
-    async def delivered(self, user_id: UUID, turn: TurnView, *, cursor: Cursor) -> bool:
-        """Whether a reader at `cursor` has seen the turn's reply."""
-        async with self._means.database.transaction() as connection:
-            state = await events_store.state(connection, user_id)
-            seq = await events_store.reply_seq(connection, user_id, turn.id, first_event=turn.first_event)
-        return state.epoch == cursor.epoch and seq is not None and seq <= cursor.seq
+    async def _ended(self, reader: Reader, sent: Sent) -> None:
+        await self._means.log.open(reader, sent.cursor, turn_start=sent.first_event)
+        async for batch in self._means.log.follow(reader):
+            if any(e.kind == "reply" and e.turn_id == sent.turn_id for e in batch) or reader.bye:
+                return
 
     @asynccontextmanager
     async def _locked(self, user_id: UUID, now: datetime) -> AsyncGenerator[tuple[Connection, Situation], None]:
@@ -169,20 +170,22 @@ class TurnService:
         state = "running" if claim else "queued"
         return Sent(message.turn_id, message.message_id, cursor, situation.head + 1, state)
 
-    def _unspoken(self, user_id: UUID, turn_id: UUID) -> Reply:
-        """The end of a turn that never ran."""
+    async def _unspoken(self, user_id: UUID, view: TurnView) -> Reply:
+        """The end of a turn that waits; what an attempt before had said is kept."""
+        said = self._means.log.said
+        text = await said(user_id, view.id, first_event=view.first_event) if view.attempt else ""
         columns = STOPPED.columns(None)
-        data = ReplyData(turn_id, uuid4(), "", self._means.now(), STOPPED.status, columns)
+        data = ReplyData(view.id, uuid4(), text, self._means.now(), STOPPED.status, columns)
         return Reply(
             user_id=user_id,
-            turn_id=turn_id,
+            turn_id=view.id,
             generation=None,
             message_id=data.message_id,
-            text="",
-            n_tokens=0,
+            text=text,
+            n_tokens=count_tokens(text),
             status=STOPPED.status,
             outcome=columns,
-            events=(NewEvent(turn_id, "reply", 0, data.to_json()),),
+            events=(NewEvent(view.id, "reply", view.attempt, data.to_json()),),
             now=data.created_at,
         )
 
@@ -222,7 +225,9 @@ def _check_busy(send: Send, situation: Situation) -> None:
 def _view(turn: Row, messages: list[messages_store.StoredMessage]) -> TurnView:
     reply = next((m for m in messages if m.role == "assistant"), None)
     columns = dict(turn)
-    data = reply and ReplyData(turn["id"], reply.id, reply.text, reply.said_at, turn["status"], columns)
+    data = reply and ReplyData(
+        turn["id"], reply.id, reply.text, reply.said_at, turn["status"], columns, *_memory(turn["blocks"])
+    )
     return TurnView(
         id=turn["id"],
         state=turn["state"],
@@ -235,3 +240,11 @@ def _view(turn: Row, messages: list[messages_store.StoredMessage]) -> TurnView:
         finished_at=turn["finished_at"],
         reply=data.payload() if data else None,
     )
+
+
+def _memory(blocks: str | None) -> tuple[tuple[UUID, ...], tuple[UUID, ...]]:
+    """(facts, topics) of a prompt's trace."""
+    trace: dict[str, Any] = json.loads(blocks) if blocks else {}
+    facts = trace.get("facts", {}).get("ids", ())
+    topics = trace.get("recalled", {}).get("topics", ())
+    return tuple(map(UUID, facts)), tuple(map(UUID, topics))

@@ -19,6 +19,7 @@ from freya_gateway.turns.means import Means
 from freya_gateway.turns.runner import Run, TurnRunner
 
 SWEEP_SECONDS = 1.0
+RELEASE_SECONDS = 2.0
 
 
 class Supervisor:
@@ -32,6 +33,7 @@ class Supervisor:
         self._runs: dict[UUID, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._renewed_at = 0.0  # event loop time
 
     @property
     def has_room(self) -> bool:
@@ -59,23 +61,26 @@ class Supervisor:
 
     async def renew(self) -> None:
         """Keeps this process's turns for another lease; learns of stops, and of turns that are another's now."""
-        held = list(self._runs.values())
+        self._renewed_at = asyncio.get_running_loop().time()
+        held = [(run, _holding(run)) for run in self._runs.values()]
         if not held:
             return
         async with self._means.database.transaction() as connection:
-            kept = await leases.renew(connection, [_holding(run) for run in held], lease=self.lease)
-        for run in held:
+            kept = await leases.renew(connection, [holding for _, holding in held], lease=self.lease)
+        for run, holding in held:
             shall_stop = kept.get(run.claim.turn_id)
-            if shall_stop is None:  # ended, or another's by now
-                run.abandon()
-            elif shall_stop:
+            if shall_stop:
                 run.stop()
+            elif shall_stop is None and holding == _holding(run):  # ended, or another's by now
+                run.abandon()
 
     async def sweep(self) -> None:
         """Takes turns that nobody runs, as many as there is room for."""
         if not self.has_room:
             return
-        async with self._means.database.transaction() as connection:
+        if asyncio.get_running_loop().time() - self._renewed_at > self.lease / 2:
+            await self.renew()  # after an outage: what runs here is not to be taken from ourselves
+        async with self._means.database.reading() as connection:
             users = await leases.waiting(connection, most=self._room - len(self._runs))
         for user_id in users:
             await self.take_next(user_id)
@@ -107,9 +112,16 @@ class Supervisor:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2)
         if left:
-            logger.warning("turns given back", count=len(left))
-            async with self._means.database.transaction() as connection:
-                await leases.release(connection, [_holding(run) for run in left])
+            await self._give_back(left)
+
+    async def _give_back(self, runs: list[Run]) -> None:
+        """Lets others take the turns at once; if PostgreSQL is away, they will when the leases run out."""
+        logger.warning("turns given back", count=len(runs))
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS), self._means.database.transaction() as connection:
+                await leases.release(connection, [_holding(run) for run in runs])
+        except (TimeoutError, Unavailable):
+            logger.warning("turns left to their leases")
 
     async def aclose(self) -> None:
         """Ends all tasks at once, leaving their turns to their leases."""
