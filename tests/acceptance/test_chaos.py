@@ -5,8 +5,10 @@ Each run has a short form that is always tested, and a long one behind `make cha
 
 import asyncio
 import random
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -199,10 +201,9 @@ async def _watch(crowd: Crowd, one: Replica, user: str) -> str:
 
 
 @pytest.mark.parametrize("crash", [False, True])
-async def test_postgresql_restarts_in_mid_reply(
-    tmp_path_factory: pytest.TempPathFactory, model: ModelServer, crowd: Crowd, crash: bool
-) -> None:
-    server = await asyncio.to_thread(embedded.start, tmp_path_factory.mktemp("restarts") / "server")
+async def test_postgresql_restarts_in_mid_reply(model: ModelServer, crowd: Crowd, crash: bool) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="freya-tests-"))
+    server = await asyncio.to_thread(embedded.start, folder / "server")
     await asyncio.to_thread(schema.upgrade, server.url)
     try:
         async with replica(server.url, model.base_url, **ENVIRONMENT) as one:
@@ -219,5 +220,21 @@ async def test_postgresql_restarts_in_mid_reply(
         for turn, (transcript, _) in zip(turns, read, strict=False):
             assert transcript.texts[turn] == transcript.replies[turn]["message"]
             assert (transcript.doubled, transcript.missing) == (0, 0)
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_a_stop_without_postgresql_still_says_bye(model: ModelServer, crowd: Crowd) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="freya-tests-"))
+    server = await asyncio.to_thread(embedded.start, folder / "server")
+    await asyncio.to_thread(schema.upgrade, server.url)
+    try:
+        async with replica(server.url, model.base_url, **ENVIRONMENT) as one:
+            await crowd.send((one,), "user-0", words(0, tokens=3000, rate=100))
+            watching = asyncio.create_task(_watch(crowd, one, "user-0"))
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(server.kill)
+            assert await one.terminate() == 0
+            assert await watching == "deploy"
     finally:
         await asyncio.to_thread(server.stop)

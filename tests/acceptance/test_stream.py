@@ -221,6 +221,29 @@ async def test_the_same_send_again_shows_the_same_turn(freya: Running, model: Mo
     assert len(model.requests) == 1
 
 
+async def test_the_same_send_again_after_its_reply_was_read_just_ends(freya: Running, model: ModelServer) -> None:
+    model.script(Reply(["once"]))
+    body = {"text": "Hi", "client_message_id": str(uuid4())}
+    async with freya.stream(send=body) as stream:
+        last = (await stream.rest())[-1].id
+    async with asyncio.timeout(5), freya.stream(send=body, headers={"last-event-id": last}) as stream:
+        assert names(await stream.rest()) == ["ready"]
+
+
+async def test_a_peer_that_takes_nothing_is_cut(database_url: str, clean: None, model: ModelServer) -> None:
+    model.script(Reply(["x" * 20_000] * 1000, gap=0.002))
+    settings = settings_for(database_url, model.base_url, slow_seconds=0.3)
+    async with running(settings) as freya:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(freya.url.rpartition(":")[2]), limit=1024)
+        writer.write(b"GET /v1/stream HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await asyncio.sleep(0.3)
+        assert freya.gateway.hub.open == 1
+        await freya.send()
+        async with asyncio.timeout(10):
+            await freya.gateway.hub.emptied()
+        writer.close()
+
+
 async def test_leaving_is_not_stopping(freya: Running, model: ModelServer) -> None:
     gate = Gated()
     model.script(gate)

@@ -74,9 +74,7 @@ async def test_a_log_that_is_evicted_under_a_reader_sends_it_back(
     core.means.hub.leave(again)
 
 
-async def test_a_rebuilt_log_is_not_mixed_with_the_old_one(
-    core: Core, model: ModelServer, database_url: str
-) -> None:
+async def test_a_rebuilt_log_is_not_mixed_with_the_old_one(core: Core, model: ModelServer, database_url: str) -> None:
     model.script(Reply(["old"]))
     user = await core.user()
     old = core.means.hub.join(user)
