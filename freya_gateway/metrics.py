@@ -24,7 +24,10 @@ class Metrics:
             "freya_piece_gap_seconds", "Between two commits of one reply's pieces", buckets=SECONDS, registry=registry
         )
         self.log_lag = Histogram(
-            "freya_log_lag_seconds", "From a piece's arrival to its commit", buckets=SECONDS, registry=registry
+            "freya_log_lag_seconds",
+            "From the arrival of an append's oldest piece to its commit",
+            buckets=SECONDS,
+            registry=registry,
         )
         self.resumes = Counter("freya_resumes", "Opened streams by how they began", ["outcome"], registry=registry)
         self.closed_streams = Counter("freya_closed_streams", "Closed streams by reason", ["reason"], registry=registry)

@@ -6,6 +6,7 @@ The log's line has the path without its query: tickets travel there.
 
 import re
 import time
+from collections.abc import Awaitable, Callable
 from secrets import token_hex
 from typing import Any
 from urllib.parse import quote
@@ -40,6 +41,10 @@ def cors_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+AFTERWARDS = "afterwards"
+Afterwards = Callable[[Receive, Send], Awaitable[None]]
+
+
 class RequestMiddleware:
     """Gives a request its id (the caller's, if well-formed) and holds its body to MOST_BODY_BYTES."""
 
@@ -53,13 +58,28 @@ class RequestMiddleware:
         exchange = _Exchange(scope, receive, send)
         with logger.contextualize(request=exchange.id):
             try:
-                await self._app(scope, exchange.receive, exchange.send)
+                await self._answer(scope, exchange)
             except Exception as error:  # boundary: Starlette's own last answer would pass by the CORS middleware
                 if exchange.answering:
                     raise  # the server cuts the connection, so that half an answer cannot pass for a whole one
                 await unforeseen(Request(scope), error)(scope, receive, exchange.send)
             finally:
                 exchange.log()
+
+    async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
+        """Has the app answer, then does what it left for afterwards. Routing writes into a copy of the scope, which is
+        gone by then; the server keeps the original as long as the connection."""
+        works: list[Afterwards] = []
+        scope["state"][AFTERWARDS] = works
+        await self._app(dict(scope), exchange.receive, exchange.send)
+        del scope["state"][AFTERWARDS]
+        for work in works:
+            await work(exchange.receive, exchange.send)
+
+
+def afterwards(scope: Scope, work: Afterwards) -> None:
+    """Leaves the rest of an answer for when the app has returned."""
+    scope["state"][AFTERWARDS].append(work)
 
 
 class _Exchange:

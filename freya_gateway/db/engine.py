@@ -86,8 +86,12 @@ class Database:
         """A connection for single statements, each on its own. Raises Unavailable like `transaction`."""
         try:
             pool = self._pool or await self._opened()
-            async with pool.acquire(timeout=ACQUIRE_TIMEOUT) as connection:
+            async with asyncio.timeout(ACQUIRE_TIMEOUT):  # asyncpg's own `timeout=` makes a task for each call
+                connection = await pool.acquire()
+            try:
                 yield connection
+            finally:
+                await pool.release(connection)
         except FAILURES as error:
             if not unavailable(error):
                 raise

@@ -24,6 +24,7 @@ from freya_gateway.events.types import Token, parse_token, to_json, utf16_length
 from freya_gateway.metrics import Metrics
 
 WINDOW = 0.04  # seconds
+POURING = 4096  # characters since the last look: a model that fast is read without a pause
 RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -41,6 +42,7 @@ class Draft:
         "pending",
         "since",
         "text",
+        "unread",
         "writing",
         "written_at",
     )
@@ -52,6 +54,7 @@ class Draft:
         self.fenced = False
         self.text: list[str] = []  # all pieces of the attempt
         self.length = 0  # of the text, in UTF-16 code units
+        self.unread = 0  # characters since the last window
         self.pending: list[NewEvent | str] = []  # not yet written: whole events and pieces
         self.since = 0.0  # event loop time of the oldest piece that is not written; 0 for none
         self.writing: tuple[NewEvent, ...] = ()  # given to PostgreSQL, outcome not known yet
@@ -114,6 +117,8 @@ class LogWriter:
         self._dirty: dict[Draft, None] = {}  # to be written at the window's end
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._window = asyncio.Event()  # set at the window's end, then replaced
+        self._window_over = False
         self._connection: OwnConnection | None = None
 
     def event(self, draft: Draft, kind: str, data: str) -> None:
@@ -133,9 +138,17 @@ class LogWriter:
             self._wake.set()
         else:
             self._dirty[draft] = None
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(WINDOW, self._tick)
+            self._open_window()
         draft.text.append(text)
+        draft.unread += len(text)
+
+    async def window(self, draft: Draft) -> None:
+        """Until the window's end, where everyone's pieces are written: who reads a model in this rhythm finds what
+        came meanwhile in one piece, and pays for one wake-up. Returns at once for a model that pours."""
+        if draft.unread < POURING:
+            self._open_window()
+            await self._window.wait()
+        draft.unread = 0
 
     async def take(self, draft: Draft) -> tuple[NewEvent, ...]:
         """What is not written yet, for the transaction that ends the turn; the writer forgets the draft."""
@@ -150,6 +163,8 @@ class LogWriter:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
+                if self._window_over:
+                    await self._close_window()
                 due, self._urgent = list(self._urgent), {}
                 for start in range(0, len(due), store.MOST_USERS_PER_APPEND):
                     await self._append(due[start : start + store.MOST_USERS_PER_APPEND])
@@ -157,11 +172,23 @@ class LogWriter:
             if self._connection is not None:
                 self._connection.terminate()
 
-    def _tick(self) -> None:
+    def _open_window(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WINDOW, self._end_window)
+
+    def _end_window(self) -> None:
         self._timer = None
+        self._window_over = True
+        self._wake.set()
+
+    async def _close_window(self) -> None:
+        """Lets those who waited read once, and takes what they add to this append."""
+        self._window_over = False
+        self._window.set()
+        self._window = asyncio.Event()
+        await asyncio.sleep(0)
         self._urgent.update(self._dirty)
         self._dirty = {}
-        self._wake.set()
 
     async def _append(self, drafts: Sequence[Draft]) -> None:
         """Writes the drafts' pending events, as often as it takes; returns when each is written or fenced off."""
@@ -192,6 +219,7 @@ class LogWriter:
 
     def _publish(self, drafts: list[Draft], bases: Mapping[tuple[UUID, int], int]) -> None:
         now = asyncio.get_running_loop().time()
+        self._metrics.log_lag.observe(max((now - draft.since for draft in drafts if draft.since), default=0.0))
         for draft in drafts:
             base = bases.get((draft.claim.user_id, draft.claim.generation))
             if base is None:
@@ -202,9 +230,8 @@ class LogWriter:
             draft.settle()
 
     def _measure(self, draft: Draft, now: float) -> None:
-        if not any(event.kind == "token" for event in draft.writing):
-            return
-        self._metrics.log_lag.observe(now - draft.since)
+        if not draft.since:
+            return  # no piece among the events
         draft.since = 0.0
         if draft.first_piece_at is None:
             draft.first_piece_at = now

@@ -107,6 +107,7 @@ class TurnRunner:
                 if isinstance(part, Finish):
                     return part
                 self._means.writer.add(run.draft, part.text)
+                await self._means.writer.window(run.draft)
         finally:
             await stream.aclose()
         raise ModelError("no_finish_reason", retryable=True)
