@@ -59,4 +59,7 @@ async def _measure_part(part: str, ready: Stage, report: Report, console: Consol
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -1,13 +1,35 @@
-"""Leases and stops: which process runs which turn, who waits for one, and whose turn shall end.
+"""Claims, leases and stops: which process runs which turn, who waits for one, and whose turn shall end.
 
 The database's clock decides; a process renews all its leases with one statement and learns in it who was stopped.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 from freya_gateway.db.events import ring_stop
 from freya_gateway.db.query import Connection, Query
+from freya_gateway.db.turns import Claim
+
+LOCK = Query("SELECT generation FROM streams WHERE user_id = :user_id FOR UPDATE")
+
+NEXT = Query("""
+SELECT id, state, attempt, lost, lease_expires_at < now() AS expired FROM turns
+WHERE user_id = :user_id AND state <> 'done'
+ORDER BY (state = 'running') DESC, urgent DESC, position * (CASE WHEN urgent THEN -1 ELSE 1 END) LIMIT 1
+""")
+
+CLAIM = Query("""
+WITH claimed AS (
+    UPDATE turns SET state = 'running', owner = :owner, lease_expires_at = now() + make_interval(secs => :lease),
+           attempt = attempt + 1, lost = :lost, generation = :generation, started_at = coalesce(started_at, :now)
+    WHERE user_id = :user_id AND id = :turn_id
+    RETURNING id, generation, attempt, lost, first_event, created_at, stop_requested
+), fenced AS (
+    UPDATE streams SET generation = :generation WHERE user_id = :user_id
+)
+SELECT * FROM claimed
+""")
 
 RENEW = Query("""
 UPDATE turns t SET lease_expires_at = now() + make_interval(secs => :lease)
@@ -38,6 +60,25 @@ RETURNING id
 """)
 
 Holding = tuple[UUID, UUID, int]  # a user, their turn, its generation
+
+
+async def claim_next(connection: Connection, user_id: UUID, *, owner: str, lease: float, now: datetime) -> Claim | None:
+    """Takes what the user waits for: a running turn whose lease ran out, else the first of the queue."""
+    generation = await LOCK.value(connection, user_id=user_id) + 1
+    found = await NEXT.first(connection, user_id=user_id)
+    if found is None or (found["state"] == "running" and not found["expired"]):
+        return None
+    row = await CLAIM.one(
+        connection,
+        user_id=user_id,
+        turn_id=found["id"],
+        owner=owner,
+        lease=lease,
+        lost=found["lost"] + (found["state"] == "running"),
+        generation=generation,
+        now=now,
+    )
+    return Claim(user_id, *row.values())
 
 
 async def renew(connection: Connection, holdings: Sequence[Holding], *, lease: float) -> dict[UUID, bool]:

@@ -12,7 +12,6 @@ from loguru import logger
 
 from freya_gateway.context.assembler import Prompt
 from freya_gateway.context.budget import count_tokens
-from freya_gateway.db import traces
 from freya_gateway.db import turns as store
 from freya_gateway.db.events import NewEvent
 from freya_gateway.db.turns import Claim, Reply
@@ -151,6 +150,8 @@ class TurnRunner:
             outcome=columns,
             events=(*events, NewEvent(claim.turn_id, "reply", claim.attempt, data.to_json())),
             now=now,
+            prompt_size=prompt.n_tokens if prompt else 0,
+            blocks=prompt.blocks if prompt else None,
         )
 
     def _ttft_ms(self, run: Run) -> int:
@@ -164,12 +165,8 @@ class TurnRunner:
     async def _commit(self, run: Run, reply: Reply) -> None:
         if run.abandoned:
             return
-        prompt = run.prompt
-        async with self._means.database.transaction() as connection:
+        async with self._means.database.reading() as connection:
             ended = await store.finish(connection, reply, sender=self._means.owner)
-            if ended is not None and prompt is not None:
-                key = (reply.user_id, reply.turn_id, run.claim.attempt)
-                await traces.write(connection, key, n_tokens=prompt.n_tokens, blocks=prompt.blocks)
         if ended is None:
             logger.info("turn is another's")
             return

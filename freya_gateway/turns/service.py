@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -14,8 +12,8 @@ from freya_gateway.db import leases
 from freya_gateway.db import messages as messages_store
 from freya_gateway.db import turns as store
 from freya_gateway.db.events import NewEvent
-from freya_gateway.db.query import Connection, Row
-from freya_gateway.db.turns import MOST_QUEUED, Claim, NewMessage, Repeat, Reply, Situation
+from freya_gateway.db.query import Row
+from freya_gateway.db.turns import MOST_QUEUED, Accepted, NewMessage, Repeat, Reply, Situation
 from freya_gateway.errors import Conflict, Invalid, NotFound, TooLarge, TooManyRequests, Unavailable
 from freya_gateway.events.hub import Reader
 from freya_gateway.events.types import Cursor, to_json
@@ -26,6 +24,7 @@ from freya_gateway.turns.supervisor import Supervisor
 
 IfBusy = Literal["queue", "interrupt", "reject"]
 RETRY_SECONDS = 5
+MOST_TRIES = 20  # each fails only if the user's stream moved on in the millisecond between a look and a write
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +78,17 @@ class TurnService:
         if not self.accepting:
             raise Unavailable("draining", "This server is about to stop; send again.", retry_after=RETRY_SECONDS)
         message = self._new_message(user_id, send)
-        async with self._locked(user_id, message.now) as (connection, situation):
-            known = send.client_message_id and await store.repeated(connection, user_id, send.client_message_id)
-            if known:
-                return _repeat(known, send, situation)
-            _check_busy(send, situation)
-            claim = await store.accept(connection, message, situation=situation, sender=self._means.owner)
-        return self._accepted(message, situation, claim)
+        for _ in range(MOST_TRIES):
+            async with self._means.database.reading() as connection:
+                seen = await store.situation(connection, user_id, now=message.now)
+                known = send.client_message_id and await store.repeated(connection, user_id, send.client_message_id)
+                if known:
+                    return _repeat(known, send, seen)
+                _check_busy(send, seen)
+                accepted = await store.accept(connection, message, seen=seen, sender=self._means.owner)
+            if accepted is not None:
+                return self._accepted(message, seen, accepted)
+        raise Unavailable("database_unavailable", "The stream is too busy at the moment; try again.", retry_after=1)
 
     async def stop(self, user_id: UUID, turn_id: UUID) -> TurnView:
         """Asks for the end of a turn, in any phase; asking again changes nothing. Raises NotFound."""
@@ -94,6 +97,7 @@ class TurnService:
             return view
         reply = await self._unspoken(user_id, view)
         async with self._means.database.transaction() as connection:
+            await store.lock(connection, user_id)
             ended = await store.finish(connection, reply, sender=self._means.owner)
             asked = ended is None and await leases.request_stop(connection, user_id, turn_id)
         if ended is not None:
@@ -131,11 +135,6 @@ class TurnService:
             if any(e.kind == "reply" and e.turn_id == sent.turn_id for e in batch) or reader.bye:
                 return
 
-    @asynccontextmanager
-    async def _locked(self, user_id: UUID, now: datetime) -> AsyncGenerator[tuple[Connection, Situation], None]:
-        async with self._means.database.transaction() as connection:
-            yield connection, await store.lock(connection, user_id, now=now)
-
     def _new_message(self, user_id: UUID, send: Send) -> NewMessage:
         _check_text(send.text)
         n_tokens = count_tokens(send.text)
@@ -159,16 +158,16 @@ class TurnService:
             now=self._means.now(),
         )
 
-    def _accepted(self, message: NewMessage, situation: Situation, claim: Claim | None) -> Sent:
+    def _accepted(self, message: NewMessage, seen: Situation, accepted: Accepted) -> Sent:
         listening = NewEvent(message.turn_id, "listening", 0, message.listening)
-        self._means.hub.publish(message.user_id, numbered([listening], situation.head + 1))
-        if claim is not None:
-            self._supervisor.start(claim)
-        elif message.interrupt and situation.running is not None:
-            self._supervisor.stop(situation.running)
-        cursor = Cursor(situation.epoch, situation.head)
-        state = "running" if claim else "queued"
-        return Sent(message.turn_id, message.message_id, cursor, situation.head + 1, state)
+        self._means.hub.publish(message.user_id, numbered([listening], accepted.first_event))
+        if accepted.claim is not None:
+            self._supervisor.start(accepted.claim)
+        elif message.interrupt and seen.running is not None:
+            self._supervisor.stop(seen.running)
+        cursor = Cursor(accepted.epoch, accepted.first_event - 1)
+        state = "running" if accepted.claim else "queued"
+        return Sent(message.turn_id, message.message_id, cursor, accepted.first_event, state)
 
     async def _unspoken(self, user_id: UUID, view: TurnView) -> Reply:
         """The end of a turn that waits; what an attempt before had said is kept."""

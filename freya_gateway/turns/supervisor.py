@@ -10,7 +10,6 @@ from uuid import UUID
 from loguru import logger
 
 from freya_gateway.db import leases
-from freya_gateway.db import turns as store
 from freya_gateway.db.leases import Holding
 from freya_gateway.db.turns import Claim
 from freya_gateway.errors import Unavailable
@@ -90,7 +89,7 @@ class Supervisor:
         if not self.has_room:
             return
         async with self._means.database.transaction() as connection:
-            claim = await store.claim_next(
+            claim = await leases.claim_next(
                 connection, user_id, owner=self._means.owner, lease=self.lease, now=self._means.now()
             )
         if claim is None:
