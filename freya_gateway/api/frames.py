@@ -30,6 +30,7 @@ class OneTurn:
     first_event: int
     reply: dict[str, Any] | None = None
     reply_seq: int | None = None
+    listening: StoredEvent | None = None  # its first event, if it has just been written here
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,10 @@ class StreamBody:
             self._reader.ring()
 
     async def _open(self, reader: Reader) -> Opening:
-        turn = self._target.turn
-        return await self._gateway.log.open(reader, self._target.cursor, turn_start=turn.first_event if turn else None)
+        turn, cursor, log = self._target.turn, self._target.cursor, self._gateway.log
+        if turn is not None and turn.listening is not None and cursor is not None:
+            return log.open_at(reader, cursor, turn.listening)
+        return await log.open(reader, cursor, turn_start=turn.first_event if turn else None)
 
     def _beginning(self, opening: Opening) -> bytes:
         ready = {

@@ -165,9 +165,10 @@ async def send_and_follow(
         raise Unavailable("too_many_streams", "This server has no room for another stream.", retry_after=FULL_SECONDS)
     gateway.limiter.check(caller.user_id)
     sent = await gateway.turns.send(caller.user_id, to_send(body))
-    if sent.repeated:
+    if sent.listening is None:  # sent before: the log knows how far it has come
         return _stream(gateway, Target(caller, cursor, await _one_turn(gateway, caller, sent.turn_id)))
-    return _stream(gateway, Target(caller, cursor, OneTurn(sent.turn_id, sent.first_event)))
+    turn = OneTurn(sent.turn_id, sent.first_event, listening=sent.listening)
+    return _stream(gateway, Target(caller, sent.cursor, turn))
 
 
 @router.post(

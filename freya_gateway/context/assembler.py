@@ -11,11 +11,9 @@ from uuid import UUID
 
 from freya_gateway.context.budget import MESSAGE_OVERHEAD, Budget, cost, count_tokens, window
 from freya_gateway.context.prompts import FACTS_TITLE, fenced
-from freya_gateway.db import facts as facts_store
-from freya_gateway.db import messages as messages_store
+from freya_gateway.db import prompt as store
 from freya_gateway.db.engine import Database
-from freya_gateway.db.facts import ActiveFact
-from freya_gateway.db.messages import RecentMessage, StoredMessage
+from freya_gateway.db.prompt import ActiveFact, Said
 from freya_gateway.db.query import Connection
 from freya_gateway.errors import ConfigurationError
 from freya_gateway.llm.types import ChatMessage
@@ -39,7 +37,7 @@ class Recall(Protocol):
     """What finds older messages for the user's words; None where nothing is worth the tokens."""
 
     async def recall(
-        self, connection: Connection, user_id: UUID, *, words: str, in_prompt: Sequence[RecentMessage]
+        self, connection: Connection, user_id: UUID, *, words: str, in_prompt: Sequence[Said]
     ) -> Recalled | None: ...
 
 
@@ -87,11 +85,12 @@ class Assembler:
     async def assemble(self, user_id: UUID, turn_id: UUID) -> Prompt:
         """The prompt for a turn whose messages are stored."""
         async with self._database.reading() as connection:
-            said = await messages_store.of_turn(connection, user_id, turn_id)
-            words = _words_block([m for m in said if m.role == "user"])
-            facts = _facts_block(await facts_store.active(connection, user_id), self._facts_room(words))
-            fixed = self._persona.n_tokens + words.n_tokens + facts.n_tokens + REPLY_PRIMING
-            recent = await self._recent(connection, user_id, spent=fixed)
+            found = await store.read(
+                connection, user_id, turn_id, budget=self._budget.small_history, overhead=MESSAGE_OVERHEAD
+            )
+            words = _words_block(found.words)
+            facts = _facts_block(found.facts, self._facts_room(words))
+            recent = self._recent(found.recent, spent=self._persona.n_tokens + words.n_tokens + facts.n_tokens)
             recalled = await self._recalled(connection, user_id, words, recent)
         return self._prompt(facts, _history_block(recent), recalled, words)
 
@@ -99,13 +98,12 @@ class Assembler:
         room = self._budget.total - self._persona.n_tokens - words.n_tokens - REPLY_PRIMING
         return max(min(self._budget.facts, room), 0)
 
-    async def _recent(self, connection: Connection, user_id: UUID, *, spent: int) -> list[RecentMessage]:
-        budget, whole = self._budget.history_room(spent=spent)
-        found = await messages_store.recent(connection, user_id, budget=whole, overhead=MESSAGE_OVERHEAD)
+    def _recent(self, found: Sequence[Said], *, spent: int) -> list[Said]:
+        budget, whole = self._budget.history_room(spent=spent + REPLY_PRIMING)
         return window(found, whole=whole, budget=budget)
 
     async def _recalled(
-        self, connection: Connection, user_id: UUID, words: _Block, recent: Sequence[RecentMessage]
+        self, connection: Connection, user_id: UUID, words: _Block, recent: Sequence[Said]
     ) -> Recalled | None:
         if self._recall is None:
             return None
@@ -125,7 +123,7 @@ class Assembler:
         )
 
 
-def _words_block(said: Sequence[StoredMessage]) -> _Block:
+def _words_block(said: Sequence[Said]) -> _Block:
     messages = tuple(ChatMessage("user", m.text) for m in said)
     tokens = sum(cost(m.n_tokens) for m in said)
     return _Block(messages, tokens, {"tokens": tokens, "ids": [m.id for m in said]})
@@ -144,7 +142,7 @@ def _facts_block(facts: Sequence[ActiveFact], room: int) -> _Block:
     return _Block(trace={"tokens": 0})
 
 
-def _history_block(recent: Sequence[RecentMessage]) -> _Block:
+def _history_block(recent: Sequence[Said]) -> _Block:
     messages = tuple(ChatMessage("user" if m.role == "user" else "assistant", m.text) for m in recent)
     tokens = sum(cost(m.n_tokens) for m in recent)
     return _Block(messages, tokens, {"tokens": tokens, "ids": [m.id for m in recent]})

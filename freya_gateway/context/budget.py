@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 import quicktok
 
-from freya_gateway.db.messages import RecentMessage
+from freya_gateway.db.prompt import Said
 
 MESSAGE_OVERHEAD = 4  # role and separators around each message, as the chat format bills them
 BLOCK = 8  # messages leave the window in blocks, so that the prompt's prefix stays the same between turns
@@ -51,13 +51,13 @@ def cost(n_tokens: int) -> int:
     return n_tokens + MESSAGE_OVERHEAD
 
 
-def window(messages: Sequence[RecentMessage], *, whole: int, budget: int) -> list[RecentMessage]:
+def window(messages: Sequence[Said], *, whole: int, budget: int) -> list[Said]:
     """The messages (oldest first) to send: all if they fit in `whole`, else those left when enough blocks of BLOCK
     have gone to fit in `budget`. Where blocks begin depends on the messages' places only, not on what came since."""
     if sum(cost(m.n_tokens) for m in messages) <= whole:
         return list(messages)
-    kept: list[RecentMessage] = []
-    blocks: dict[int, list[RecentMessage]] = {}
+    kept: list[Said] = []
+    blocks: dict[int, list[Said]] = {}
     for message in messages:
         blocks.setdefault(message.place // BLOCK, []).append(message)
     for _, block in sorted(blocks.items(), reverse=True):
@@ -68,8 +68,8 @@ def window(messages: Sequence[RecentMessage], *, whole: int, budget: int) -> lis
     return kept
 
 
-def _newest(block: Sequence[RecentMessage], budget: int) -> list[RecentMessage]:
-    kept: list[RecentMessage] = []
+def _newest(block: Sequence[Said], budget: int) -> list[Said]:
+    kept: list[Said] = []
     for message in reversed(block):
         budget -= cost(message.n_tokens)
         if budget < 0:

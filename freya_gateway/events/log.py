@@ -59,6 +59,13 @@ class EventLog:
         snapshot = await self._present(user_id, state)
         return _opening(state, reader, reason=reason, snapshot=snapshot)
 
+    def open_at(self, reader: Reader, cursor: Cursor, first: StoredEvent) -> Opening:
+        """Places `reader` before `first`, an event that this process has just written after `cursor`: no query."""
+        reader.channel.enter(cursor.epoch, by=reader)
+        reader.seq = cursor.seq
+        self._hub.publish(reader.channel.user_id, [first])
+        return Opening(cursor.epoch, first.seq, "listening", recovered=False, reason="fresh", replay=1, snapshot=())
+
     async def epoch(self, user_id: UUID) -> str:
         """The name of the user's log as it is now."""
         async with self._database.reading() as connection:

@@ -11,7 +11,7 @@ from freya_gateway.context.budget import count_tokens
 from freya_gateway.db import leases
 from freya_gateway.db import messages as messages_store
 from freya_gateway.db import turns as store
-from freya_gateway.db.events import NewEvent
+from freya_gateway.db.events import NewEvent, StoredEvent
 from freya_gateway.db.query import Row
 from freya_gateway.db.turns import MOST_QUEUED, Accepted, NewMessage, Repeat, Reply, Situation
 from freya_gateway.errors import Conflict, Invalid, NotFound, TooLarge, TooManyRequests, Unavailable
@@ -38,14 +38,15 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """An accepted message. `cursor` stands just before the turn's first event; `first_event` is that event's seq."""
+    """An accepted message. `cursor` stands just before the turn's first event; `first_event` is that event's seq.
+    `listening` is the event itself, if this send wrote it (and was not the repetition of another)."""
 
     turn_id: UUID
     message_id: UUID
     cursor: Cursor
     first_event: int
     state: str
-    repeated: bool = False
+    listening: StoredEvent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +160,15 @@ class TurnService:
         )
 
     def _accepted(self, message: NewMessage, seen: Situation, accepted: Accepted) -> Sent:
-        listening = NewEvent(message.turn_id, "listening", 0, message.listening)
-        self._means.hub.publish(message.user_id, numbered([listening], accepted.first_event))
+        listening = StoredEvent(accepted.first_event, message.turn_id, "listening", 0, message.listening)
+        self._means.hub.publish(message.user_id, [listening])
         if accepted.claim is not None:
             self._supervisor.start(accepted.claim)
         elif message.interrupt and seen.running is not None:
             self._supervisor.stop(seen.running)
         cursor = Cursor(accepted.epoch, accepted.first_event - 1)
         state = "running" if accepted.claim else "queued"
-        return Sent(message.turn_id, message.message_id, cursor, accepted.first_event, state)
+        return Sent(message.turn_id, message.message_id, cursor, accepted.first_event, state, listening)
 
     async def _unspoken(self, user_id: UUID, view: TurnView) -> Reply:
         """The end of a turn that waits; what an attempt before had said is kept."""
@@ -209,7 +210,7 @@ def _repeat(known: Repeat, send: Send, situation: Situation) -> Sent:
             "This client_message_id was sent before with another text; use a new id for a new message.",
         )
     cursor = Cursor(situation.epoch, known.first_event - 1)
-    return Sent(known.turn_id, known.message_id, cursor, known.first_event, known.state, repeated=True)
+    return Sent(known.turn_id, known.message_id, cursor, known.first_event, known.state)
 
 
 def _check_busy(send: Send, situation: Situation) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from freya_gateway.context.assembler import Assembler, Prompt, Recalled
 from freya_gateway.context.budget import Budget, count_tokens
-from freya_gateway.db.messages import RecentMessage
+from freya_gateway.db.prompt import Said
 from freya_gateway.db.query import Connection
 from tests.integration.conftest import Core
 from tests.model_server import Gated, ModelServer, Reply
@@ -25,7 +25,7 @@ class OnePassage:
         self.asked: tuple[str, list[str]] | None = None
 
     async def recall(
-        self, connection: Connection, user_id: UUID, *, words: str, in_prompt: Sequence[RecentMessage]
+        self, connection: Connection, user_id: UUID, *, words: str, in_prompt: Sequence[Said]
     ) -> Recalled | None:
         self.asked = (words, [message.text for message in in_prompt])
         text = "Notes\nOn 3 May you spoke about the sea."

@@ -53,7 +53,7 @@ async def test_the_same_client_message_id_is_the_same_turn(core: Core, model: Mo
     user, ours = await core.user(), uuid4()
     sends = await asyncio.gather(*(core.send(user, "Hi", client_message_id=ours) for _ in range(5)))
     assert len({sent.turn_id for sent in sends}) == 1
-    assert sorted(sent.repeated for sent in sends) == [False, True, True, True, True]
+    assert [sent.listening is None for sent in sends].count(True) == 4
     await core.ended(user, sends[0].turn_id)
     assert len(model.requests) == 1
     again = await core.send(user, "Hi", client_message_id=ours)

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freya_gateway.context.budget import BLOCK, MESSAGE_OVERHEAD, Budget, cost, count_tokens, window
-from freya_gateway.db.messages import RecentMessage
+from freya_gateway.db.prompt import Said
 
 
-def history(*tokens: int) -> list[RecentMessage]:
-    return [RecentMessage(UUID(int=n), n, "user", "x", size) for n, size in enumerate(tokens, 1)]
+def history(*tokens: int) -> list[Said]:
+    return [Said(UUID(int=n), n, "user", "x", size) for n, size in enumerate(tokens, 1)]
 
 
 def test_counts_are_those_of_o200k() -> None:
