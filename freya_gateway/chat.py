@@ -70,11 +70,15 @@ class Conversation:
         with self._console.status("Freya is listening …", spinner="dots") as status:
             while not turn.done:
                 try:
-                    self._follow(turn, status)
-                except (_Lost, httpx2.TransportError) as error:
-                    _wait_or_give_up(turn, error)
+                    self._follow_or_wait(turn, status)
                 except KeyboardInterrupt:
                     self._stop(turn)
+
+    def _follow_or_wait(self, turn: _Turn, status: Status) -> None:
+        try:
+            self._follow(turn, status)
+        except (_Lost, httpx2.TransportError) as error:
+            _wait_or_give_up(turn, error)
 
     def _follow(self, turn: _Turn, status: Status) -> None:
         with self._open(turn) as response:

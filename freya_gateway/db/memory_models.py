@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Column, Index, SmallInteger, Text, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
@@ -36,6 +36,64 @@ class Topic(SQLModel, table=True):
     source: Json | None = Field(default=None, sa_type=JSONB)
     created_at: datetime = now()
     updated_at: datetime = now()
+
+
+class MemoryWork(SQLModel, table=True):
+    """How far a kind of memory work has come with a user's messages: what lies beyond `done_seq` is still to do."""
+
+    __tablename__: ClassVar[str] = "memory_work"
+    __table_args__ = (
+        of_user(),
+        CheckConstraint("kind IN ('index', 'facts', 'topics')", name="kind"),
+        CheckConstraint("(owner IS NULL) = (lease_expires_at IS NULL)", name="lease"),
+    )
+
+    user_id: UUID = Field(primary_key=True)
+    kind: str = Field(sa_type=Text, primary_key=True)
+    done_seq: int = default("0", sa_type=BigInteger)
+    owner: str | None = Field(default=None, sa_type=Text)
+    lease_expires_at: datetime | None = moment(default=None)
+    attempts: int = default("0", sa_type=SmallInteger)  # failed, since it last came further
+    not_before: datetime | None = moment(default=None)  # the next attempt, after a failure
+    dead: bool = default("false")  # given up; someone has to look
+    error_code: str | None = Field(default=None, sa_type=Text)
+    last_run_at: datetime | None = moment(default=None)
+
+
+class CollectionStats(SQLModel, table=True):
+    """What BM25 needs to know of a user's indexed messages as a whole."""
+
+    __tablename__: ClassVar[str] = "collection_stats"
+    __table_args__ = (of_user(),)
+
+    user_id: UUID = Field(primary_key=True)
+    n_messages: int = default("0", sa_type=BigInteger)
+    n_segments: int = default("0", sa_type=BigInteger)
+    n_conversations: int = default("0", sa_type=BigInteger)
+    n_terms: int = default("0", sa_type=BigInteger)
+
+
+class TermStats(SQLModel, table=True):
+    """In how many of a user's indexed messages, segments and conversations a lexeme stands."""
+
+    __tablename__: ClassVar[str] = "term_stats"
+    __table_args__ = (
+        of_user(),
+        Index(
+            "ix_term_stats_lexeme",
+            "user_id",
+            "lexeme",
+            postgresql_using="gin",
+            postgresql_ops={"lexeme": "gin_trgm_ops"},
+        ),
+        {"postgresql_with": {"fillfactor": 70}},  # counts change in place
+    )
+
+    user_id: UUID = Field(primary_key=True)
+    lexeme: str = Field(sa_type=Text, primary_key=True)
+    n_messages: int = default("0", sa_type=BigInteger)
+    n_segments: int = default("0", sa_type=BigInteger)
+    n_conversations: int = default("0", sa_type=BigInteger)
 
 
 class Segment(SQLModel, table=True):

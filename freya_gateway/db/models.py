@@ -25,6 +25,7 @@ class User(SQLModel, table=True):
     display_name: str | None = Field(default=None, sa_type=Text)
     time_zone: str = default("'UTC'", sa_type=Text)
     memory_paused: bool = default("false")
+    memory_key: UUID = default("gen_random_uuid()")  # keys the hashes of what was forgotten; goes with the user
     source: Json | None = Field(default=None, sa_type=JSONB)
     created_at: datetime = now()
 
@@ -47,13 +48,20 @@ class Conversation(SQLModel, table=True):
     """Messages without a silence of six hours between them."""
 
     __tablename__: ClassVar[str] = "conversations"
-    __table_args__ = (of_user(), Index(None, "user_id", "last_message_at"))
+    __table_args__ = (
+        of_user(),
+        CheckConstraint("grouped IN ('open', 'makeshift', 'done')", name="grouped"),
+        Index(None, "user_id", "last_message_at"),
+        Index("ix_conversations_ungrouped", "last_message_at", postgresql_where=text("grouped <> 'done'")),
+    )
 
     user_id: UUID = Field(primary_key=True)
     id: UUID = Field(primary_key=True)
     title: str | None = Field(default=None, sa_type=Text)
     started_at: datetime = moment()
     last_message_at: datetime = moment()
+    n_terms: int = default("0")  # of its indexed messages
+    grouped: str = default("'open'", sa_type=Text)  # into topics: not yet, without a model for now, or done
     source: Json | None = Field(default=None, sa_type=JSONB)
 
 
@@ -121,6 +129,7 @@ class Message(SQLModel, table=True):
         Index("uq_messages_one_reply", "user_id", "turn_id", unique=True, postgresql_where=text("role = 'assistant'")),
         Index("ix_messages_user_id_tsv", "user_id", "tsv", postgresql_using="gin"),
         Index(None, "user_id", "conversation_id", "seq"),
+        {"postgresql_with": {"fillfactor": 85}},  # room for `segment`, which comes after the row
     )
 
     user_id: UUID = Field(primary_key=True)
@@ -132,12 +141,12 @@ class Message(SQLModel, table=True):
     role: str = Field(sa_type=Text)
     text: str = Field(sa_type=Text)
     exact: str | None = Field(default=None, sa_type=Text)  # the text as a JSON string, ASCII
-    search_text: str | None = Field(default=None, sa_type=Text)  # folded; filled by the memory
+    search_text: str | None = Field(default=None, sa_type=Text)  # folded, see db/folding.py
     tsv: str | None = Field(
         default=None,
         sa_column=Column(TSVECTOR, Computed("to_tsvector('english', coalesce(search_text, ''))", persisted=True)),
     )
-    n_terms: int = default("0")
+    segment: int | None = Field(default=None, sa_type=BigInteger)  # its first seq; null until indexed
     n_tokens: int = Field()
     is_question: bool = default("false")
     said_at: datetime = moment()

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from freya_gateway.db.events import LOG_CHANNEL, STOP_CHANNEL, NewEvent
+from freya_gateway.db.folding import fold
 from freya_gateway.db.messages import storable
 from freya_gateway.db.query import Connection, Query, Row
 
@@ -50,10 +51,10 @@ WITH stream AS (
            cast(:owner AS text), now() + make_interval(secs => :lease), :generation, cast(:attempt AS int), :now,
            cast(:started_at AS timestamptz) FROM stream
 ), message AS (
-    INSERT INTO messages (user_id, id, seq, conversation_id, turn_id, role, text, n_tokens, is_question, said_at,
-                          client_message_id)
+    INSERT INTO messages (user_id, id, seq, conversation_id, turn_id, role, text, search_text, n_tokens,
+                          is_question, said_at, client_message_id)
     SELECT :user_id, cast(:message_id AS uuid), last_message, :conversation_id, :turn_id, 'user', :text,
-           cast(:n_tokens AS int), cast(:is_question AS bool), cast(:now AS timestamptz),
+           cast(:search_text AS text), cast(:n_tokens AS int), cast(:is_question AS bool), cast(:now AS timestamptz),
            cast(:client_message_id AS uuid) FROM stream
 ), event AS (
     INSERT INTO stream_events (user_id, seq, turn_id, kind, data)
@@ -85,10 +86,11 @@ WITH stream AS (
     FROM stream WHERE t.user_id = :user_id AND t.id = :turn_id
     RETURNING t.conversation_id, t.position, t.attempt, stream.last_message, stream.base
 ), message AS (
-    INSERT INTO messages (user_id, id, seq, conversation_id, turn_id, reply_to, role, text, exact, n_tokens,
-                          is_question, said_at)
+    INSERT INTO messages (user_id, id, seq, conversation_id, turn_id, reply_to, role, text, exact, search_text,
+                          n_tokens, is_question, said_at)
     SELECT :user_id, cast(:message_id AS uuid), last_message, conversation_id, :turn_id, position,
-           'assistant', :text, cast(:exact AS text), cast(:n_tokens AS int), cast(:is_question AS bool), :now FROM turn
+           'assistant', :text, cast(:exact AS text), cast(:search_text AS text), cast(:n_tokens AS int),
+           cast(:is_question AS bool), :now FROM turn
 ), conversation AS (
     UPDATE conversations c SET last_message_at = greatest(c.last_message_at, :now) FROM turn
     WHERE c.user_id = :user_id AND c.id = turn.conversation_id
@@ -240,6 +242,7 @@ async def accept(connection: Connection, message: NewMessage, *, seen: Situation
         attempt=int(runs),
         started_at=message.now if runs else None,
         text=message.text,
+        search_text=fold(message.text),
         n_tokens=message.n_tokens,
         is_question="?" in message.text,
         client_message_id=message.client_message_id,
@@ -269,6 +272,7 @@ async def finish(connection: Connection, reply: Reply, *, sender: str) -> Finish
         message_id=reply.message_id,
         text=plain,
         exact=exact,
+        search_text=fold(plain),
         n_tokens=reply.n_tokens,
         is_question="?" in plain,
         now=reply.now,

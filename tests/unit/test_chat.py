@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import threading
 import time
@@ -201,12 +200,13 @@ def test_a_turn_that_was_stopped_says_so(say: Say) -> None:
 def test_an_interruption_stops_the_turn_and_then_shows_what_was_said(say: Say) -> None:
     def interrupt() -> None:
         time.sleep(0.2)  # the reader has taken the events in
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.2)  # the connection is still open when the reader leaves it
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        stop_asked.wait(5)  # the connection is still open when the reader leaves it
 
+    stop_asked = threading.Event()
     running = Answer([READY, LISTENING, THINKING, token(3, 0, "Hi")], afterwards=interrupt)
     rest = Answer([READY, reply(4, "Hi", status="stopped")])
-    screen, played = say(running, Answer(problem={"state": "done"}), rest)
+    screen, played = say(running, Answer(problem={"state": "done"}, afterwards=stop_asked.set), rest)
     assert screen == "Hi\n\n(stopped)\n"
     assert [asked[:2] for asked in played.asked[1:]] == [
         ("POST", f"/v1/turns/{TURN}/stop"),

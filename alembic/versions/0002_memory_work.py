@@ -1,0 +1,108 @@
+"""What the memory works with: how far it has come, the statistics of its search, and marks on what it has read.
+
+Revision: 0002, after 0001
+Written: 2026-11-23 07:10:18.229755+00:00
+"""
+
+import sqlalchemy as sa
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "collection_stats",
+        sa.Column("user_id", sa.Uuid(), nullable=False),
+        sa.Column("n_messages", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("n_segments", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("n_conversations", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("n_terms", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["users.id"], name=op.f("fk_collection_stats_user_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("user_id", name=op.f("pk_collection_stats")),
+    )
+    op.create_table(
+        "memory_work",
+        sa.Column("user_id", sa.Uuid(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("done_seq", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=True),
+        sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("attempts", sa.SmallInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("not_before", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("dead", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("error_code", sa.Text(), nullable=True),
+        sa.Column("last_run_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("kind IN ('index', 'facts', 'topics')", name=op.f("ck_memory_work_kind")),
+        sa.CheckConstraint("(owner IS NULL) = (lease_expires_at IS NULL)", name=op.f("ck_memory_work_lease")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_memory_work_user_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("user_id", "kind", name=op.f("pk_memory_work")),
+    )
+    op.create_table(
+        "term_stats",
+        sa.Column("user_id", sa.Uuid(), nullable=False),
+        sa.Column("lexeme", sa.Text(), nullable=False),
+        sa.Column("n_messages", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("n_segments", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("n_conversations", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_term_stats_user_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("user_id", "lexeme", name=op.f("pk_term_stats")),
+        postgresql_with={"fillfactor": 70},
+    )
+    op.create_index(
+        "ix_term_stats_lexeme",
+        "term_stats",
+        ["user_id", "lexeme"],
+        unique=False,
+        postgresql_using="gin",
+        postgresql_ops={"lexeme": "gin_trgm_ops"},
+    )
+    op.add_column("conversations", sa.Column("n_terms", sa.Integer(), server_default=sa.text("0"), nullable=False))
+    op.add_column("conversations", sa.Column("grouped", sa.Text(), server_default=sa.text("'open'"), nullable=False))
+    op.create_check_constraint(
+        op.f("ck_conversations_grouped"), "conversations", "grouped IN ('open', 'makeshift', 'done')"
+    )
+    op.create_index(
+        "ix_conversations_ungrouped",
+        "conversations",
+        ["last_message_at"],
+        unique=False,
+        postgresql_where=sa.text("grouped <> 'done'"),
+    )
+    op.add_column("messages", sa.Column("segment", sa.BigInteger(), nullable=True))
+    op.drop_column("messages", "n_terms")
+    op.execute("ALTER TABLE messages SET (fillfactor = 85)")
+    op.execute("UPDATE messages SET search_text = lower(text) WHERE search_text IS NULL")
+    op.add_column(
+        "users", sa.Column("memory_key", sa.Uuid(), server_default=sa.text("gen_random_uuid()"), nullable=False)
+    )
+
+
+def downgrade() -> None:
+    op.drop_column("users", "memory_key")
+    op.add_column(
+        "messages", sa.Column("n_terms", sa.INTEGER(), server_default=sa.text("0"), autoincrement=False, nullable=False)
+    )
+    op.execute("ALTER TABLE messages RESET (fillfactor)")
+    op.drop_column("messages", "segment")
+    op.drop_index(
+        "ix_conversations_ungrouped", table_name="conversations", postgresql_where=sa.text("grouped <> 'done'")
+    )
+    op.drop_constraint(op.f("ck_conversations_grouped"), "conversations", type_="check")
+    op.drop_column("conversations", "grouped")
+    op.drop_column("conversations", "n_terms")
+    op.drop_index(
+        "ix_term_stats_lexeme",
+        table_name="term_stats",
+        postgresql_using="gin",
+        postgresql_ops={"lexeme": "gin_trgm_ops"},
+    )
+    op.drop_table("term_stats")
+    op.drop_table("memory_work")
+    op.drop_table("collection_stats")

@@ -1,0 +1,101 @@
+"""Whole conversations on their way in, from an export or another store: many rows in few statements."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from freya_gateway.db.folding import fold
+from freya_gateway.db.messages import storable
+from freya_gateway.db.query import Connection, Query
+
+BATCH = 1000  # messages in one statement
+
+LAST = Query("SELECT last_message FROM streams WHERE user_id = :user_id FOR UPDATE")
+MOVE_ON = Query("UPDATE streams SET last_message = :last WHERE user_id = :user_id")
+
+CONVERSATIONS = Query("""
+INSERT INTO conversations (user_id, id, title, started_at, last_message_at, source)
+SELECT :user_id, c.* FROM unnest(
+    cast(:ids AS uuid[]), cast(:titles AS text[]), cast(:started AS timestamptz[]), cast(:ended AS timestamptz[]),
+    cast(:sources AS jsonb[])) c
+""")
+
+MESSAGES = Query("""
+INSERT INTO messages (user_id, id, seq, conversation_id, role, text, exact, search_text, n_tokens, is_question,
+                      said_at, source)
+SELECT :user_id, m.* FROM unnest(
+    cast(:ids AS uuid[]), cast(:seqs AS bigint[]), cast(:conversations AS uuid[]), cast(:roles AS text[]),
+    cast(:texts AS text[]), cast(:exacts AS text[]), cast(:folded AS text[]), cast(:tokens AS int[]),
+    cast(:questions AS bool[]), cast(:moments AS timestamptz[]), cast(:sources AS jsonb[])) m
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedMessage:
+    """One utterance; `source` tells where it comes from, for ever."""
+
+    id: UUID
+    role: str
+    text: str
+    n_tokens: int
+    said_at: datetime
+    source: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedConversation:
+    """Messages in the order in which they were said."""
+
+    id: UUID
+    title: str | None
+    messages: Sequence[ImportedMessage]
+    source: dict[str, Any]
+
+
+async def insert_history(
+    connection: Connection, user_id: UUID, conversations: Sequence[ImportedConversation]
+) -> tuple[int, int]:
+    """Appends the conversations (oldest first, none empty) to the user's messages, inside the caller's transaction.
+
+    The first and the last seq they got. Raises asyncpg's UniqueViolationError where an id is there already.
+    """
+    last: int = await LAST.value(connection, user_id=user_id)
+    await CONVERSATIONS.execute(
+        connection,
+        user_id=user_id,
+        ids=[c.id for c in conversations],
+        titles=[c.title for c in conversations],
+        started=[c.messages[0].said_at for c in conversations],
+        ended=[max(m.said_at for m in c.messages) for c in conversations],
+        sources=[json.dumps(c.source) for c in conversations],
+    )
+    pairs = [(c.id, message) for c in conversations for message in c.messages]
+    for start in range(0, len(pairs), BATCH):
+        await _insert(connection, user_id, pairs[start : start + BATCH], seq=last + 1 + start)
+    await MOVE_ON.execute(connection, user_id=user_id, last=last + len(pairs))
+    return last + 1, last + len(pairs)
+
+
+async def _insert(
+    connection: Connection, user_id: UUID, pairs: Sequence[tuple[UUID, ImportedMessage]], *, seq: int
+) -> None:
+    messages = [message for _, message in pairs]
+    stored = [storable(message.text) for message in messages]
+    await MESSAGES.execute(
+        connection,
+        user_id=user_id,
+        ids=[m.id for m in messages],
+        seqs=list(range(seq, seq + len(pairs))),
+        conversations=[conversation for conversation, _ in pairs],
+        roles=[m.role for m in messages],
+        texts=[plain for plain, _ in stored],
+        exacts=[exact for _, exact in stored],
+        folded=[fold(plain) for plain, _ in stored],
+        tokens=[m.n_tokens for m in messages],
+        questions=["?" in plain for plain, _ in stored],
+        moments=[m.said_at for m in messages],
+        sources=[json.dumps(m.source) for m in messages],
+    )
