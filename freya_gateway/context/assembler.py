@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-from freya_gateway.context.budget import MESSAGE_OVERHEAD, Budget, cost, count_tokens, window
+from freya_gateway.context.budget import MESSAGE_OVERHEAD, Budget, cost, window
 from freya_gateway.context.prompts import FACTS_TITLE, fenced
 from freya_gateway.db import prompt as store
 from freya_gateway.db.engine import Database
 from freya_gateway.db.prompt import ActiveFact, Said
 from freya_gateway.db.query import Connection
 from freya_gateway.errors import ConfigurationError
+from freya_gateway.llm.tokens import count_tokens
 from freya_gateway.llm.types import ChatMessage
 
 MIN_ROOM = 500  # tokens that a persona must leave

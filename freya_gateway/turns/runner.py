@@ -11,13 +11,13 @@ from uuid import uuid4
 from loguru import logger
 
 from freya_gateway.context.assembler import Prompt
-from freya_gateway.context.budget import count_tokens
 from freya_gateway.db import turns as store
 from freya_gateway.db.events import NewEvent
 from freya_gateway.db.turns import Claim, Reply
 from freya_gateway.errors import ModelError, Unavailable
 from freya_gateway.events.types import to_json
 from freya_gateway.events.writer import Draft, numbered
+from freya_gateway.llm.tokens import count_tokens
 from freya_gateway.llm.types import Finish
 from freya_gateway.turns.means import Means
 from freya_gateway.turns.replies import STOPPED, Outcome, ReplyData, ended, failed

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
-from freya_gateway.context.budget import count_tokens
 from freya_gateway.db import leases
 from freya_gateway.db import messages as messages_store
 from freya_gateway.db import turns as store
@@ -18,6 +17,7 @@ from freya_gateway.errors import Conflict, Invalid, NotFound, TooLarge, TooManyR
 from freya_gateway.events.hub import Reader
 from freya_gateway.events.types import Cursor, to_json
 from freya_gateway.events.writer import numbered
+from freya_gateway.llm.tokens import count_tokens
 from freya_gateway.turns.means import Means
 from freya_gateway.turns.replies import STOPPED, ReplyData
 from freya_gateway.turns.supervisor import Supervisor

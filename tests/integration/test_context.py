@@ -8,9 +8,10 @@ import asyncpg
 import pytest
 
 from freya_gateway.context.assembler import Assembler, Prompt, Recalled
-from freya_gateway.context.budget import Budget, count_tokens
+from freya_gateway.context.budget import Budget
 from freya_gateway.db.prompt import Said
 from freya_gateway.db.query import Connection
+from freya_gateway.llm.tokens import count_tokens
 from tests.integration.conftest import Core
 from tests.model_server import Gated, ModelServer, Reply
 

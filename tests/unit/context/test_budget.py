@@ -6,8 +6,9 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freya_gateway.context.budget import BLOCK, MESSAGE_OVERHEAD, Budget, cost, count_tokens, window
+from freya_gateway.context.budget import BLOCK, MESSAGE_OVERHEAD, Budget, cost, window
 from freya_gateway.db.prompt import Said
+from freya_gateway.llm.tokens import count_tokens
 
 
 def history(*tokens: int) -> list[Said]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from freya_gateway.context.budget import count_tokens
 from freya_gateway.context.prompts import fenced, load_persona
 from freya_gateway.errors import ConfigurationError
+from freya_gateway.llm.tokens import count_tokens
 
 
 def test_the_packages_persona_fits_its_budget() -> None:
