@@ -19,8 +19,6 @@ def upgrade() -> None:
         "collection_stats",
         sa.Column("user_id", sa.Uuid(), nullable=False),
         sa.Column("n_messages", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("n_segments", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("n_conversations", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("n_terms", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_collection_stats_user_id"), ondelete="CASCADE"
@@ -49,8 +47,6 @@ def upgrade() -> None:
         sa.Column("user_id", sa.Uuid(), nullable=False),
         sa.Column("lexeme", sa.Text(), nullable=False),
         sa.Column("n_messages", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("n_segments", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("n_conversations", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_term_stats_user_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("user_id", "lexeme", name=op.f("pk_term_stats")),
         postgresql_with={"fillfactor": 70},
@@ -63,7 +59,7 @@ def upgrade() -> None:
         postgresql_using="gin",
         postgresql_ops={"lexeme": "gin_trgm_ops"},
     )
-    op.add_column("conversations", sa.Column("n_terms", sa.Integer(), server_default=sa.text("0"), nullable=False))
+    op.drop_column("segments", "n_terms")
     op.add_column("conversations", sa.Column("grouped", sa.Text(), server_default=sa.text("'open'"), nullable=False))
     op.create_check_constraint(
         op.f("ck_conversations_grouped"), "conversations", "grouped IN ('open', 'makeshift', 'done')"
@@ -96,7 +92,7 @@ def downgrade() -> None:
     )
     op.drop_constraint(op.f("ck_conversations_grouped"), "conversations", type_="check")
     op.drop_column("conversations", "grouped")
-    op.drop_column("conversations", "n_terms")
+    op.add_column("segments", sa.Column("n_terms", sa.Integer(), server_default=sa.text("0"), nullable=False))
     op.drop_index(
         "ix_term_stats_lexeme",
         table_name="term_stats",

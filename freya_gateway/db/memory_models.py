@@ -68,13 +68,11 @@ class CollectionStats(SQLModel, table=True):
 
     user_id: UUID = Field(primary_key=True)
     n_messages: int = default("0", sa_type=BigInteger)
-    n_segments: int = default("0", sa_type=BigInteger)
-    n_conversations: int = default("0", sa_type=BigInteger)
-    n_terms: int = default("0", sa_type=BigInteger)
+    n_terms: int = default("0", sa_type=BigInteger)  # sum of the messages' numbers of lexemes
 
 
 class TermStats(SQLModel, table=True):
-    """In how many of a user's indexed messages, segments and conversations a lexeme stands."""
+    """In how many of a user's indexed messages a lexeme stands."""
 
     __tablename__: ClassVar[str] = "term_stats"
     __table_args__ = (
@@ -92,8 +90,6 @@ class TermStats(SQLModel, table=True):
     user_id: UUID = Field(primary_key=True)
     lexeme: str = Field(sa_type=Text, primary_key=True)
     n_messages: int = default("0", sa_type=BigInteger)
-    n_segments: int = default("0", sa_type=BigInteger)
-    n_conversations: int = default("0", sa_type=BigInteger)
 
 
 class Segment(SQLModel, table=True):
@@ -117,7 +113,6 @@ class Segment(SQLModel, table=True):
     last_seq: int = Field(sa_type=BigInteger)
     first_at: datetime = moment()
     last_at: datetime = moment()
-    n_terms: int = default("0")
 
 
 class Fact(SQLModel, table=True):

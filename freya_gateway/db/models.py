@@ -60,7 +60,6 @@ class Conversation(SQLModel, table=True):
     title: str | None = Field(default=None, sa_type=Text)
     started_at: datetime = moment()
     last_message_at: datetime = moment()
-    n_terms: int = default("0")  # of its indexed messages
     grouped: str = default("'open'", sa_type=Text)  # into topics: not yet, without a model for now, or done
     source: Json | None = Field(default=None, sa_type=JSONB)
 
