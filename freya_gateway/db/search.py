@@ -1,0 +1,231 @@
+"""Full-text search over a user's messages: BM25 with the structure of conversation, in plain PostgreSQL.
+
+An answer stands next to its question, in the segment and the conversation that speak of it, so a message scores for
+its neighbours too. Rare words bring the candidates, frequent ones only weigh in: the cost stays flat as a history
+grows. Measured reasons: docs/decisions/search.md
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from freya_gateway.db.query import Connection, Query
+
+MOST_TERMS = 32  # lexemes of a query that are looked at, the rarest first
+MOST_UNKNOWN = 8  # lexemes that the user never said, for which similar ones are looked up
+SIMILAR, ALIKE, TYPO_WEIGHT = 4, 0.35, 0.7  # known lexemes for an unknown one, their least similarity, their weight
+FREQUENT = 0.2  # share of the messages above which a lexeme brings no candidates
+MOST_CANDIDATES = 1500  # messages that rare lexemes may bring
+RECENT_CANDIDATES = 200  # messages that are looked at where all lexemes are frequent in a long history
+MOST_SCORED = 400  # candidates and neighbours whose rows are read
+OVERLAP = 4  # how much oftener than by chance two words of a question meet in one message
+
+TERMS = Query(f"""
+WITH asked AS (
+    SELECT DISTINCT lexeme FROM unnest(to_tsvector('english', :text))
+), known AS (
+    SELECT t.lexeme, t.n_messages, 1.0::float8 AS weight FROM asked a
+    JOIN term_stats t ON t.user_id = :user_id AND t.lexeme = a.lexeme
+    ORDER BY t.n_messages LIMIT {MOST_TERMS}
+), unknown AS (
+    SELECT lexeme FROM asked a WHERE length(lexeme) BETWEEN 3 AND 40
+    AND NOT EXISTS (SELECT 1 FROM term_stats t WHERE t.user_id = :user_id AND t.lexeme = a.lexeme)
+    ORDER BY lexeme LIMIT {MOST_UNKNOWN}
+), similar_ AS (
+    SELECT s.lexeme, s.n_messages, {TYPO_WEIGHT} * s.similarity AS weight FROM unknown u, LATERAL (
+        SELECT t.lexeme, t.n_messages, similarity(t.lexeme, u.lexeme)::float8 AS similarity
+        FROM term_stats t WHERE t.user_id = :user_id AND t.lexeme % u.lexeme
+        ORDER BY similarity DESC, t.n_messages DESC LIMIT {SIMILAR}
+    ) s WHERE s.similarity >= {ALIKE}
+)
+SELECT lexeme, n_messages, max(weight) AS weight, c.total, c.n_terms
+FROM (SELECT * FROM known UNION ALL SELECT * FROM similar_) t,
+     (SELECT n_messages AS total, n_terms FROM collection_stats WHERE user_id = :user_id) c
+GROUP BY lexeme, n_messages, c.total, c.n_terms ORDER BY n_messages, lexeme
+""")
+
+# `spread`: what a message gives to itself, to the next (more, if it asks something), to the one after, to the previous.
+SEARCH = Query(f"""
+WITH asked AS MATERIALIZED (
+    SELECT * FROM unnest(cast(:lexemes AS text[]), cast(:weights AS float8[])) q (lexeme, weight)
+), candidates AS MATERIALIZED (
+    SELECT seq, conversation_id, coalesce(segment, seq) AS segment, is_question, tsv FROM messages
+    WHERE user_id = :user_id AND seq < :before AND (tsv @@ cast(:rare AS tsquery) OR tsv @@ cast(:joint AS tsquery))
+    UNION ALL
+    (SELECT seq, conversation_id, coalesce(segment, seq), is_question, tsv FROM messages
+     WHERE user_id = :user_id AND seq < :before AND cast(:recent AS text) IS NOT NULL
+     AND (tsv @@ cast(:recent AS tsquery)) IS NOT FALSE AND (tsv @@ cast(:joint AS tsquery)) IS NOT TRUE
+     ORDER BY seq DESC LIMIT {RECENT_CANDIDATES})
+), hits AS MATERIALIZED (
+    SELECT c.seq, c.conversation_id, c.segment, c.is_question, q.lexeme, q.weight,
+           cardinality(w.positions) AS tf, length(c.tsv) AS size
+    FROM candidates c, unnest(c.tsv) w JOIN asked q ON q.lexeme = w.lexeme
+), own AS (
+    SELECT seq, conversation_id, is_question,
+           sum(weight * tf * 1.9 / (tf + 0.9 * (0.5 + 0.5 * size / cast(:mean_size AS float8)))) AS score
+    FROM hits GROUP BY seq, conversation_id, is_question
+), segments_ AS (
+    SELECT segment, sum(weight * tf * 1.9 / (tf + 0.9)) AS score
+    FROM (SELECT segment, weight, sum(tf) AS tf FROM hits GROUP BY segment, lexeme, weight) s GROUP BY segment
+), conversations_ AS (
+    SELECT conversation_id, sum(weight * tf * 1.9 / (tf + 0.9)) AS score
+    FROM (SELECT conversation_id, weight, sum(tf) AS tf FROM hits GROUP BY conversation_id, lexeme, weight) s
+    GROUP BY conversation_id
+), spread AS (
+    SELECT seq + g.step AS seq, conversation_id,
+           sum(score * (g.share + CASE WHEN g.step = 1 AND is_question THEN 0.5 ELSE 0 END)) AS score
+    FROM own, (VALUES (0, 1.0), (1, 0.3), (2, 0.1), (-1, 0.3)) g (step, share) GROUP BY 1, 2
+), best AS (
+    SELECT s.seq, s.conversation_id, s.score + 0.3 * c.score AS score
+    FROM spread s JOIN conversations_ c USING (conversation_id) ORDER BY score DESC LIMIT {MOST_SCORED}
+)
+SELECT m.id, m.seq, m.role, m.text, m.said_at, m.n_tokens, s.topic_id, m.conversation_id,
+       (b.score + 0.3 * coalesce(g.score, 0))
+       * CASE WHEN m.role = cast(:role AS text) THEN 2.0 ELSE 1.0 END
+       * coalesce((SELECT max(factor) FROM unnest(cast(:starts AS timestamptz[]), cast(:ends AS timestamptz[]),
+                                                  cast(:factors AS float8[])) w (starts, ends, factor)
+                   WHERE m.said_at >= w.starts AND m.said_at < w.ends), 1.0) AS score
+FROM best b
+JOIN messages m ON m.user_id = :user_id AND m.seq = b.seq AND m.conversation_id = b.conversation_id
+LEFT JOIN segments_ g ON g.segment = coalesce(m.segment, m.seq)
+LEFT JOIN segments s ON s.user_id = :user_id AND s.first_seq = m.segment
+WHERE m.seq < :before
+ORDER BY score DESC, m.seq DESC LIMIT :limit
+""")
+
+# A user's share of the messages differs by orders of magnitude, and so does the best plan: here, planning pays.
+PREPARE = Query("""
+SELECT set_config('statement_timeout', cast(:milliseconds AS text), true),
+       set_config('plan_cache_mode', 'force_custom_plan', true)
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A lexeme to look for: in how many messages it stands, and how much it counts (less, if it only resembles)."""
+
+    lexeme: str
+    n_messages: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """A query's lexemes, the rarest first, and the size of what they are looked for in."""
+
+    terms: Sequence[Term] = ()
+    n_messages: int = 0
+    mean_size: float = 1.0
+
+    @property
+    def rare(self) -> Sequence[Term]:
+        """Those that tell messages apart."""
+        return [term for term in self.terms if term.n_messages <= FREQUENT * self.n_messages]
+
+    @property
+    def exact(self) -> Sequence[str]:
+        """The lexemes that stand in the query itself."""
+        return [term.lexeme for term in self.terms if term.weight == 1]
+
+    def idf(self, term: Term) -> float:
+        rest = max(self.n_messages - term.n_messages, 0)
+        return term.weight * math.log(1 + (rest + 0.5) / (term.n_messages + 0.5))
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A time that the question speaks of, and by how much a message from it counts more."""
+
+    starts: datetime
+    ends: datetime
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leaning:
+    """Whose messages, and of when, the question is about; `before` is the first seq that is not searched."""
+
+    role: str | None = None
+    periods: Sequence[Period] = field(default_factory=tuple[Period, ...])
+    before: int = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A message that was found."""
+
+    id: UUID
+    seq: int
+    role: str
+    text: str
+    said_at: datetime
+    n_tokens: int
+    topic_id: UUID | None
+    conversation_id: UUID
+    score: float
+
+
+async def prepare(connection: Connection, *, milliseconds: int) -> None:
+    """For the transaction's searches: planned for their user, and none longer than `milliseconds`."""
+    await PREPARE.first(connection, milliseconds=str(milliseconds))
+
+
+async def terms(connection: Connection, user_id: UUID, text: str) -> Terms:
+    """The lexemes of `text` (folded) that the user's messages know, or the nearest to them."""
+    rows = await TERMS.all(connection, user_id=user_id, text=text)
+    if not rows:
+        return Terms()
+    total = max(rows[0]["total"], 1)
+    found = [Term(row["lexeme"], row["n_messages"], row["weight"]) for row in rows]
+    return Terms(found, total, max(rows[0]["n_terms"] / total, 1.0))
+
+
+async def search(connection: Connection, user_id: UUID, asked: Terms, *, leaning: Leaning, limit: int) -> list[Hit]:
+    """The messages that score best for `asked`, at most `limit`. Nothing if `asked` holds no lexeme."""
+    if not asked.terms:
+        return []
+    rare, joint, recent = candidate_queries(asked)
+    rows = await SEARCH.all(
+        connection,
+        user_id=user_id,
+        lexemes=[term.lexeme for term in asked.terms],
+        weights=[asked.idf(term) for term in asked.terms],
+        mean_size=asked.mean_size,
+        rare=rare,
+        joint=joint,
+        recent=recent,
+        role=leaning.role,
+        starts=[period.starts for period in leaning.periods],
+        ends=[period.ends for period in leaning.periods],
+        factors=[period.factor for period in leaning.periods],
+        before=leaning.before,
+        limit=limit,
+    )
+    return [Hit(*row.values()) for row in rows]
+
+
+def candidate_queries(asked: Terms) -> tuple[str, str, str | None]:
+    """What brings candidates, as tsqueries: any of the rare lexemes, as many as are affordable; two of the others in
+    one message; and, only where that brings nothing, the rarest in recent messages."""
+    rare: list[Term] = []
+    others: list[Term] = []
+    room = MOST_CANDIDATES
+    for term in asked.terms:
+        (rare if term.n_messages <= room and not others else others).append(term)
+        room -= term.n_messages if not others else 0
+    pairs: list[str] = []
+    for place, first in enumerate(others[:4]):
+        for second in others[place + 1 : 4]:
+            expected = OVERLAP * first.n_messages * second.n_messages / asked.n_messages
+            if expected <= room:
+                room -= int(expected)
+                pairs.append(f"({_quoted(first.lexeme)} & {_quoted(second.lexeme)})")
+    recent = None if rare else _quoted(others[0].lexeme)
+    return " | ".join(_quoted(term.lexeme) for term in rare), " | ".join(pairs), recent
+
+
+def _quoted(lexeme: str) -> str:
+    escaped = lexeme.replace("\\", "\\\\").replace("'", "''")
+    return f"'{escaped}'"

@@ -1,0 +1,86 @@
+"""The reading side of the memory: which older messages a user's words call for. Never fails the turn: where the search
+is too slow or PostgreSQL refuses it, there is nothing, and the reason.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from loguru import logger
+
+from freya_gateway.db import search as store
+from freya_gateway.db.engine import FAILURES, Database
+from freya_gateway.db.folding import fold
+from freya_gateway.db.search import Hit, Leaning, Terms
+from freya_gateway.errors import Unavailable
+from freya_gateway.memory.leaning import Names, asks_memory, leans_to, periods
+
+LONGEST_QUESTION = 2000  # characters of the user's words that are searched for
+TIME_LIMIT = 300  # milliseconds
+MOST_HITS = 100
+FLOOR = 0.25  # of the best score: below is noise
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A user's words, and what of the prompt they are asked in matters here."""
+
+    user_id: UUID
+    text: str
+    now: datetime
+    user_name: str | None = None
+    time_zone: str = "UTC"
+    before: int = 2**62  # first seq that is not searched
+    present: Collection[UUID] = frozenset()  # messages that are in the prompt anyway
+
+
+@dataclass(frozen=True, slots=True)
+class Recollection:
+    """What was found, the best first; `failure` says why nothing could be looked up."""
+
+    hits: Sequence[Hit] = ()
+    asked_outright: bool = False
+    lexemes: Sequence[str] = ()
+    leaning: Leaning = field(default_factory=Leaning)
+    failure: str | None = None
+
+
+class Recall:
+    """Searches a user's messages. `companion` is the name that the user may call Freya by."""
+
+    def __init__(self, database: Database, *, companion: str = "Freya") -> None:
+        self._database = database
+        self._companion = companion
+
+    async def search(self, question: Question) -> Recollection:
+        """The messages that the words call for; below the FLOOR, or without a word that tells messages apart: none."""
+        try:
+            async with self._database.transaction() as connection:
+                await store.prepare(connection, milliseconds=TIME_LIMIT)
+                asked = await store.terms(connection, question.user_id, fold(question.text[:LONGEST_QUESTION]))
+                leaning = self._leaning(question, asked)
+                hits: Sequence[Hit] = ()
+                if asked.rare:
+                    limit = MOST_HITS + len(question.present)
+                    hits = await store.search(connection, question.user_id, asked, leaning=leaning, limit=limit)
+        except (Unavailable, *FAILURES) as error:
+            logger.warning("recall failed", cause=type(error).__name__)
+            return Recollection(failure="unavailable")
+        return _recollection(question, asked, leaning, hits)
+
+    def _leaning(self, question: Question, asked: Terms) -> Leaning:
+        names = Names(question.user_name, self._companion)
+        return Leaning(
+            role=leans_to(question.text, names, known=asked.exact),
+            periods=periods(question.text, now=question.now, zone=ZoneInfo(question.time_zone)),
+            before=question.before,
+        )
+
+
+def _recollection(question: Question, asked: Terms, leaning: Leaning, hits: Sequence[Hit]) -> Recollection:
+    floor = FLOOR * hits[0].score if hits else 0
+    worth = [hit for hit in hits if hit.score >= floor and hit.id not in question.present]
+    lexemes = [term.lexeme for term in asked.terms]
+    return Recollection(worth[:MOST_HITS], asks_memory(question.text), lexemes, leaning)
