@@ -83,7 +83,8 @@ class ModelError(Exception):
     """The model gave no usable answer: `code` says how, `retryable` whether the same call may work later.
 
     Codes: `rate_limited`, `upstream_error`, `unreachable`, `timeout`, `rejected`, `broken_stream`,
-    `no_finish_reason`, `empty_reply`. The provider's own words never travel with it.
+    `no_finish_reason`, `empty_reply`; of answers that are data also `refused`, `cut_short`, `malformed_answer`.
+    The provider's own words never travel with it.
     """
 
     def __init__(self, code: str, *, retryable: bool) -> None:

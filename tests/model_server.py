@@ -8,6 +8,11 @@ In a test, one behaviour per request, in order; without a script it answers as t
         assert model.requests[1].body["model"] == "freya"
         await model.wait_disconnect()         # a client hung up before its answer was whole
 
+Requests for data (`response_format`) have scripts of their own, by the schema's name, so that memory work takes nothing
+from a chat's script; unscripted ones get the emptiest answer that fits:
+
+    model.script_for("Extraction", data({"operations": []}), Status(429))
+
 As a process: `python -m tests.model_server --port 9000 --rate 50 --tokens 200`. It prints its base URL first.
 There the words of the last user message say what comes back, so that both sides know it: `expected_reply(words)`.
 Anywhere in the words, `!reply` and any of these say how:
@@ -113,6 +118,11 @@ class Request:
         said = [message["content"] for message in self.body.get("messages", []) if message["role"] == "user"]
         return said[-1] if said else ""
 
+    @property
+    def form(self) -> dict[str, Any] | None:
+        """`name` and `schema` of the data that is asked for, if it is data."""
+        return self.body.get("response_format", {}).get("json_schema")
+
 
 class Exchange:
     """One request and the means to answer it, byte by byte if need be."""
@@ -210,6 +220,24 @@ class Reply:
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self.finish}
         body = {**chunk({}, model=exchange.request.body["model"]), "object": "chat.completion", "choices": [choice]}
         _json(exchange, 200, {**body, "usage": self.usage})
+
+
+def data(value: object) -> Reply:
+    """A whole answer that is this value, as JSON."""
+    return Reply((json.dumps(value),))
+
+
+def emptiest(schema: Mapping[str, Any], root: Mapping[str, Any]) -> object:
+    """The value with least in it that fits a strict JSON schema."""
+    if "$ref" in schema:
+        return emptiest(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
+    if "anyOf" in schema:
+        return None if {"type": "null"} in schema["anyOf"] else emptiest(schema["anyOf"][0], root)
+    if "enum" in schema:
+        return schema["enum"][0]
+    if schema["type"] == "object":
+        return {name: emptiest(value, root) for name, value in schema["properties"].items()}
+    return {"array": list[object](), "string": "", "integer": 0, "number": 0, "boolean": False}[schema["type"]]
 
 
 @dataclass(frozen=True)
@@ -403,22 +431,29 @@ class AsAsked:
 
 
 class ModelServer:
-    """See the module. `requests` holds every request so far, `connections` how many sockets they came over."""
+    """See the module. `requests` holds every request so far but those for data, which `structured` holds;
+    `connections` is how many sockets they came over."""
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, default: Words | None = None) -> None:
         self.requests: list[Request] = []
+        self.structured: list[Request] = []
         self.connections = 0
         self.disconnects = 0
         self.base_url = ""
         self._host, self._port = host, port
         self._default = AsAsked(default or Words())
         self._script: deque[Behaviour] = deque()
+        self._scripts_for: dict[str, deque[Behaviour]] = {}
         self._news = asyncio.Event()
         self._open: set[_Connection] = set()
 
     def script(self, *behaviours: Behaviour) -> None:
         """Answer the next requests like this."""
         self._script.extend(behaviours)
+
+    def script_for(self, schema: str, *behaviours: Behaviour) -> None:
+        """Answer the next requests for data of this schema like this."""
+        self._scripts_for.setdefault(schema, deque()).extend(behaviours)
 
     @property
     def open_connections(self) -> int:
@@ -427,6 +462,10 @@ class ModelServer:
     async def wait_requests(self, count: int = 1) -> None:
         """Return when `count` requests have come, in all."""
         await self._wait(lambda: len(self.requests) >= count)
+
+    async def wait_structured(self, count: int = 1) -> None:
+        """Return when `count` requests for data have come, in all."""
+        await self._wait(lambda: len(self.structured) >= count)
 
     async def wait_disconnect(self, count: int = 1) -> None:
         """Return when `count` clients, in all, have hung up before their answer was whole."""
@@ -460,8 +499,12 @@ class ModelServer:
         self._news.set()
 
     def asked(self, request: Request) -> Behaviour:
-        self.requests.append(request)
         self._news.set()
+        if request.form is not None:
+            self.structured.append(request)
+            script = self._scripts_for.get(request.form["name"])
+            return script.popleft() if script else data(emptiest(request.form["schema"], request.form["schema"]))
+        self.requests.append(request)
         return self._script.popleft() if self._script else self._default
 
     async def _wait(self, reached: Callable[[], bool]) -> None:
