@@ -13,6 +13,7 @@
     └── Unavailable          503    retry_after seconds
     ConfigurationError              the settings do not allow a start
     ModelError                      the model did not answer (never leaves the process as it is)
+    LostClaim                       the memory work is another's now (never leaves its transaction's caller)
 
 Layers below `api` raise these; `api.errors` renders them as `application/problem+json` (RFC 9457).
 """
@@ -91,3 +92,7 @@ class ModelError(Exception):
         super().__init__(code)
         self.code = code
         self.retryable = retryable
+
+
+class LostClaim(Exception):
+    """Memory work of a kind was taken over meanwhile: raised to roll its result back."""

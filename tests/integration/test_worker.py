@@ -1,0 +1,148 @@
+"""Memory work: claimed by one, done once, tried again after a failure, taken over after a death."""
+
+import asyncio
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+from freya_gateway.clock import utc_now
+from freya_gateway.db import due_work, imports, memory_work, users
+from freya_gateway.db.engine import Database
+from freya_gateway.db.imports import ImportedConversation, ImportedMessage
+from freya_gateway.db.memory_work import MOST_ATTEMPTS, Kind, WorkClaim
+
+LONG_AGO = timedelta(days=30)
+
+
+async def someone(database: Database, *, messages: int = 2, ago: timedelta = LONG_AGO, text: str = "Hello") -> UUID:
+    """A user with a conversation that ended `ago`."""
+    async with database.transaction() as connection:
+        user = await users.ensure_user(connection, uuid4().hex)
+        await said(connection, user, messages=messages, until=utc_now() - ago, text=text)
+    return user
+
+
+async def said(connection: object, user: UUID, *, messages: int, until: datetime, text: str = "Hello") -> int:
+    """A conversation of `messages`, a minute between them; the seq of the last."""
+    moments = [until - timedelta(minutes=messages - 1 - place) for place in range(messages)]
+    spoken = [
+        ImportedMessage(uuid4(), "assistant" if place % 2 else "user", text, len(text) // 4, moment, {})
+        for place, moment in enumerate(moments)
+    ]
+    conversation = ImportedConversation(uuid4(), None, spoken, {})
+    return (await imports.insert_history(connection, user, [conversation]))[1]  # pyright: ignore[reportArgumentType]
+
+
+async def taken(database: Database, user: UUID, kind: Kind = "index", *, owner: str = "") -> WorkClaim | None:
+    async with database.transaction() as connection:
+        return await memory_work.claim(connection, user, kind, owner=owner or uuid4().hex, now=utc_now())
+
+
+async def expire(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute("UPDATE memory_work SET lease_expires_at = now() - interval '1 second'")
+
+
+async def whose(database: Database, kind: Kind, *, now: datetime | None = None) -> list[UUID]:
+    async with database.reading() as connection:
+        return [due.user_id for due in await due_work.due(connection, kind, now=now or utc_now(), limit=100)]
+
+
+async def test_of_many_who_claim_one_gets_it(database: Database) -> None:
+    user = await someone(database)
+    claims = await asyncio.gather(*(taken(database, user, owner=f"worker-{n}") for n in range(8)))
+    assert len([claim for claim in claims if claim]) == 1
+    assert await taken(database, user, "facts") is not None
+    assert await whose(database, "index") == []
+
+
+async def test_a_claim_is_taken_over_after_its_lease_and_shut_out(database: Database) -> None:
+    user = await someone(database)
+    lost = await taken(database, user)
+    assert lost is not None
+    await expire(database)
+    heir = await taken(database, user)
+    assert heir is not None
+    async with database.transaction() as connection:
+        assert not await memory_work.renew(connection, lost)
+        assert not await memory_work.complete(connection, lost, done_seq=2, now=utc_now())
+        assert await memory_work.complete(connection, heir, done_seq=2, now=utc_now())
+        assert not await memory_work.fail(connection, lost, code="timeout", now=utc_now())
+        assert not await memory_work.release(connection, lost)
+    assert await whose(database, "index") == []
+
+
+async def test_the_cursor_never_goes_back(database: Database) -> None:
+    user = await someone(database)
+    claim = await taken(database, user)
+    assert claim is not None
+    async with database.transaction() as connection:
+        assert await memory_work.complete(connection, claim, done_seq=2, now=utc_now())
+        assert not await memory_work.complete(connection, claim, done_seq=1, now=utc_now())
+        assert await memory_work.release(connection, claim)
+
+
+async def test_failures_wait_longer_and_longer_until_the_work_is_given_up_and_revived(database: Database) -> None:
+    user, now = await someone(database), utc_now()
+    pauses: list[timedelta] = []
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        async with database.transaction() as connection:
+            claim = await memory_work.claim(connection, user, "facts", owner=uuid4().hex, now=now)
+            assert claim is not None
+            assert claim.attempts == attempt - 1
+            dead = await memory_work.fail(connection, claim, code="timeout", now=now)
+            facts = (await memory_work.status(connection, user))[1]
+        assert (facts.attempts, facts.error_code, facts.dead, dead) == (attempt, "timeout", attempt == 8, attempt == 8)
+        assert facts.not_before is not None
+        pauses.append(facts.not_before - now)
+        assert await whose(database, "facts", now=now) == []
+        now = facts.not_before
+    assert pauses == [timedelta(minutes=m) for m in (1, 3, 9, 27, 81, 243, 360, 360)]
+    assert await whose(database, "facts", now=now + LONG_AGO) == []
+    async with database.transaction() as connection:
+        assert await memory_work.claim(connection, user, "facts", owner="x", now=now + LONG_AGO) is None
+        assert await due_work.dead(connection) == {"facts": 1}
+        assert await memory_work.revive(connection, user, "facts")
+        assert not await memory_work.revive(connection, user, "facts")
+    assert await whose(database, "facts") == [user]
+
+
+async def test_status_tells_of_each_kind_before_its_first_run(database: Database) -> None:
+    user = await someone(database, messages=5)
+    async with database.transaction() as connection:
+        status = await memory_work.status(connection, user)
+        assert [(s.kind, s.done_seq, s.unread, s.dead) for s in status] == [
+            ("index", 0, 5, False),
+            ("facts", 0, 5, False),
+            ("topics", 0, 5, False),
+        ]
+        claim = await memory_work.claim(connection, user, "facts", owner="x", now=utc_now())
+        assert claim is not None
+        await memory_work.complete(connection, claim, done_seq=3, now=utc_now())
+        assert [s.unread for s in await memory_work.status(connection, user)] == [5, 2, 5]
+
+
+async def test_facts_are_due_after_six_messages_or_many_tokens_or_ten_minutes(database: Database) -> None:
+    recent = timedelta(seconds=5)
+    few = await someone(database, messages=10, ago=recent)
+    six = await someone(database, messages=11, ago=recent)
+    long = await someone(database, messages=2, ago=recent, text="word " * 500)
+    idle = await someone(database, messages=1, ago=timedelta(minutes=11))
+    paused = await someone(database)
+    async with database.transaction() as connection:
+        await connection.execute("UPDATE users SET memory_paused = true WHERE id = $1", paused)
+    assert set(await whose(database, "facts")) == {six, long, idle}
+    async with database.reading() as connection:
+        assert set(await due_work.due_among(connection, "facts", [few, six], now=utc_now())) == {six}
+    assert set(await whose(database, "index")) == {few, six, long, idle, paused}
+
+
+async def test_a_conversation_is_due_for_topics_after_its_end_and_its_index(database: Database) -> None:
+    ended = await someone(database, messages=1)
+    going_on = await someone(database, messages=1, ago=timedelta(hours=5))
+    assert await whose(database, "topics") == []
+    async with database.transaction() as connection:
+        await connection.execute("UPDATE messages SET segment = seq")
+    assert await whose(database, "topics") == [ended]
+    async with database.transaction() as connection:
+        await said(connection, going_on, messages=1, until=utc_now())
+    assert set(await whose(database, "topics")) == {ended, going_on}
