@@ -36,6 +36,15 @@ SELECT array_agg(user_id) AS users, array_agg(generation) AS generations, array_
        pg_notify('{LOG_CHANNEL}', :sender || string_agg(' ' || user_id || ':' || head, '')) FROM slot
 """)
 
+# Belongs to no turn, so needs no generation. No process has this sender: all of them ring their readers.
+APPEND_MEMORY = Query(f"""
+WITH stream AS (
+    UPDATE streams SET head = head + 1 WHERE user_id = :user_id
+    RETURNING head, pg_notify('{LOG_CHANNEL}', 'memory ' || user_id || ':' || head)
+)
+INSERT INTO stream_events (user_id, seq, kind, data) SELECT :user_id, head, 'memory', :data FROM stream
+""")
+
 RING_STOP = Query(f"SELECT pg_notify('{STOP_CHANNEL}', :turn_id)")
 
 STATE = Query("""
@@ -168,6 +177,11 @@ async def append(connection: Connection, appends: Sequence[TurnAppend], *, sende
     )
     holders = zip(row["users"] or (), row["generations"] or (), strict=True)
     return dict(zip(holders, row["bases"] or (), strict=True))
+
+
+async def append_memory(connection: Connection, user_id: UUID, *, data: str) -> None:
+    """Writes a `memory` event and rings, at commit, the readers of every process."""
+    await APPEND_MEMORY.execute(connection, user_id=user_id, data=data)
 
 
 async def ring_stop(connection: Connection, turn_id: UUID) -> None:
