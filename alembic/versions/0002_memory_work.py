@@ -43,6 +43,22 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id", "kind", name=op.f("pk_memory_work")),
     )
     op.create_table(
+        "obeyed_commands",
+        sa.Column("user_id", sa.Uuid(), nullable=False),
+        sa.Column("message_id", sa.Uuid(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["user_id", "message_id"],
+            ["messages.user_id", "messages.id"],
+            name=op.f("fk_obeyed_commands_user_id_message_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("user_id", "message_id", name=op.f("pk_obeyed_commands")),
+    )
+    op.add_column(
+        "facts",
+        sa.Column("said_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+    )
+    op.create_table(
         "term_stats",
         sa.Column("user_id", sa.Uuid(), nullable=False),
         sa.Column("lexeme", sa.Text(), nullable=False),
@@ -82,6 +98,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_column("users", "memory_key")
+    op.drop_column("facts", "said_at")
+    op.drop_table("obeyed_commands")
     op.add_column(
         "messages", sa.Column("n_terms", sa.INTEGER(), server_default=sa.text("0"), autoincrement=False, nullable=False)
     )

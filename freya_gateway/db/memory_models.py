@@ -164,6 +164,7 @@ class Fact(SQLModel, table=True):
     expires_at: datetime | None = moment(default=None)
     supersedes: UUID | None = None
     source: Json | None = Field(default=None, sa_type=JSONB)
+    said_at: datetime = now()  # when it was last said
     created_at: datetime = now()
     updated_at: datetime = now()
 
@@ -209,3 +210,13 @@ class FactTombstone(SQLModel, table=True):
     user_id: UUID = Field(primary_key=True)
     digest: bytes = Field(primary_key=True)
     created_at: datetime = now()
+
+
+class ObeyedCommand(SQLModel, table=True):
+    """A message whose "remember ..." or "forget ..." has been carried out: once, however often it is read."""
+
+    __tablename__: ClassVar[str] = "obeyed_commands"
+    __table_args__ = (owned_by("messages", "message_id"),)
+
+    user_id: UUID = Field(primary_key=True)
+    message_id: UUID = Field(primary_key=True)

@@ -12,7 +12,7 @@ from freya_gateway.db import embedded, memory_models, models, schema
 TABLES = {
     "users", "streams", "conversations", "turns", "messages", "segments", "topics", "facts", "fact_sources",
     "fact_events", "fact_tombstones", "stream_events", "prompt_traces",
-    "memory_work", "collection_stats", "term_stats",
+    "memory_work", "collection_stats", "term_stats", "obeyed_commands",
 }  # fmt: skip
 
 
