@@ -1,7 +1,7 @@
 """The composition root: the only file that knows all parts. Built in order, closed in reverse."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from secrets import token_hex
 
@@ -34,6 +34,8 @@ from freya_gateway.turns.means import Means
 from freya_gateway.turns.runner import TurnRunner
 from freya_gateway.turns.service import TurnService
 from freya_gateway.turns.supervisor import Supervisor
+from freya_gateway.worker import MemoryProcess
+from freya_gateway.worker import build as build_memory
 
 SECONDS_PER_HOUR = 3600
 DESCRIPTION = "Freya's streaming event gateway. The wire is described in docs/api.md."
@@ -60,7 +62,9 @@ def create_app(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def _running(settings: Settings) -> AsyncGenerator[Gateway, None]:
-    means, gateway = _build(settings)
+    metrics = Metrics()
+    memory = build_memory(settings, metrics) if settings.worker else None
+    means, gateway = _build(settings, metrics, memory)
     relay = Relay(
         means.database,
         means.hub,
@@ -68,7 +72,8 @@ async def _running(settings: Settings) -> AsyncGenerator[Gateway, None]:
         on_stop=gateway.supervisor.stop,
         retention=settings.retention_hours * SECONDS_PER_HOUR,
     )
-    background = Background([means.writer.run, relay.run, gateway.supervisor.run], on_death=gateway.fail)
+    works = [means.writer.run, relay.run, gateway.supervisor.run, *([memory.worker.run] if memory else [])]
+    background = Background(works, on_death=gateway.fail)
     background.start()
     try:
         yield gateway
@@ -77,11 +82,13 @@ async def _running(settings: Settings) -> AsyncGenerator[Gateway, None]:
         await background.stop()
         await gateway.authenticator.aclose()
         await means.model.aclose()
+        if memory is not None:
+            await memory.aclose()
         await means.database.aclose()
 
 
-def _build(settings: Settings) -> tuple[Means, Gateway]:
-    means = _means(settings)
+def _build(settings: Settings, metrics: Metrics, memory: MemoryProcess | None) -> tuple[Means, Gateway]:
+    means = _means(settings, metrics, memory)
     supervisor = Supervisor(means, TurnRunner(means), lease=settings.lease_seconds, room=settings.max_turns)
     longest = min(settings.max_message_tokens, means.assembler.longest_message)
     gateway = Gateway(
@@ -100,11 +107,10 @@ def _build(settings: Settings) -> tuple[Means, Gateway]:
     return means, gateway
 
 
-def _means(settings: Settings) -> Means:
+def _means(settings: Settings, metrics: Metrics, memory: MemoryProcess | None) -> Means:
     if settings.database_url is None:
         raise ConfigurationError("DATABASE_URL is not set; start with `freya serve`, which brings a database along.")
     owner = token_hex(4)
-    metrics = Metrics()
     database = Database(settings.database_url.get_secret_value(), pool_size=settings.database_pool)
     hub = Hub(
         metrics,
@@ -123,6 +129,7 @@ def _means(settings: Settings) -> Means:
         metrics=metrics,
         now=utc_now,
         owner=owner,
+        on_ended=memory.worker.wake if memory else lambda _: None,
     )
 
 
@@ -144,7 +151,9 @@ def _model_options(settings: Settings) -> OpenAIOptions:
 class Background:
     """The tasks that must live as long as the process: if one dies, the process stops and is started anew."""
 
-    def __init__(self, works: list[Callable[[], Coroutine[None, None, None]]], *, on_death: Callable[[], None]) -> None:
+    def __init__(
+        self, works: Sequence[Callable[[], Coroutine[None, None, None]]], *, on_death: Callable[[], None]
+    ) -> None:
         self._works = works
         self._on_death = on_death
         self._tasks: list[asyncio.Task[None]] = []

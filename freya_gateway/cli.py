@@ -27,6 +27,7 @@ from freya_gateway.llm.local import LocalModel
 from freya_gateway.logging import configure_logging
 from freya_gateway.server import GatewayServer
 from freya_gateway.settings import Settings, load_settings
+from freya_gateway.worker import run_alone
 
 USAGE_ERROR = 2
 MARKS = {"ok": Text("ok", "green"), "note": Text("note", "yellow"), "wrong": Text("wrong", "bold red")}
@@ -73,6 +74,18 @@ def serve() -> None:
         server.run()
         if app.state.gateway.failed:
             raise typer.Exit(1)
+
+
+@commands.command()
+@_explained()
+def worker() -> None:
+    """Do memory work beside a gateway with FREYA_WORKER=false, on the same DATABASE_URL and model."""
+    settings = load_settings()
+    configure_logging(settings)
+    if settings.database_url is None or settings.local_model:
+        raise ConfigurationError("`freya worker` needs DATABASE_URL and OPENAI_API_KEY: those of the gateway.")
+    _migrate_or_refuse(settings)
+    run_alone(settings)
 
 
 @commands.command()

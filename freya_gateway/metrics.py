@@ -37,3 +37,18 @@ class Metrics:
         self.log_failures = Counter(
             "freya_log_failures", "Appends that PostgreSQL did not take at once", registry=registry
         )
+        self._measure_memory(registry)
+
+    def _measure_memory(self, registry: CollectorRegistry) -> None:
+        self.memory_runs = Counter(
+            "freya_memory_runs",
+            "Memory work by kind and how it went: done, failed, lost to another process, interrupted",
+            ["kind", "outcome"],
+            registry=registry,
+        )
+        self.memory_dead = Gauge(
+            "freya_memory_dead", "Users whose memory work is given up", ["kind"], registry=registry
+        )
+        self.memory_oldest_due = Gauge(
+            "freya_memory_oldest_due_seconds", "How long the oldest due memory work waits", ["kind"], registry=registry
+        )

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
         alias="FREYA_DATABASE_POOL",
         ge=2,
         le=100,
-        description="most pooled database connections; two more are held for the log's writer and LISTEN",
+        description="most pooled database connections; two more are held for the log's writer and LISTEN, and up to three for memory work",
     )
     data_dir: Path = Field(
         Path(".freya"), alias="FREYA_DATA_DIR", description="where the embedded PostgreSQL keeps its data"
@@ -162,6 +162,11 @@ class Settings(BaseSettings):
         alias="FREYA_RETENTION_HOURS",
         gt=0,
         description="hours that the event log can be resumed from; messages stay for ever",
+    )
+    worker: bool = Field(
+        True,
+        alias="FREYA_WORKER",
+        description="on or off: memory work in this process; off where `freya worker` runs beside the gateway",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", alias="FREYA_LOG_LEVEL", description="least severe line that is logged"

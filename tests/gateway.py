@@ -44,6 +44,7 @@ def settings_for(database_url: str, model_url: str, **changes: Any) -> Settings:
         "piece_timeout": 5.0,
         "grace_seconds": 0.5,
         "log_level": "WARNING",
+        "worker": False,
     }
     return Settings(_env_file=None, **(values | changes))  # pyright: ignore[reportCallIssue]
 
@@ -140,6 +141,7 @@ async def replica(database_url: str, model_url: str, **environment: str) -> Asyn
         "FREYA_LEASE_SECONDS": "1.5",
         "FREYA_GRACE_SECONDS": "1",
         "FREYA_LOG_LEVEL": "ERROR",
+        "FREYA_WORKER": "false",
     }
     one = Replica(given | environment)
     await one.start()

@@ -19,6 +19,7 @@ ROWS = (
     ("__main__",),
     ("cli",),
     ("app", "server", "chat", "doctor"),
+    ("worker",),
     ("api",),
     ("turns",),
     ("context",),

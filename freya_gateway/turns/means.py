@@ -1,6 +1,8 @@
 """What turns are run with: the parts that `app` builds once and the service, the supervisor and the runner share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from uuid import UUID
 
 from freya_gateway.clock import Now
 from freya_gateway.context.assembler import Assembler
@@ -14,7 +16,7 @@ from freya_gateway.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """`owner` names this process in leases and notifications."""
+    """`owner` names this process in leases and notifications. `on_ended(user)` is told of a turn's end; never waits."""
 
     database: Database
     hub: Hub
@@ -25,3 +27,4 @@ class Means:
     metrics: Metrics
     now: Now
     owner: str
+    on_ended: Callable[[UUID], None]

@@ -173,6 +173,7 @@ class TurnRunner:
         run.more_waits = ended.queued
         self._means.hub.publish(reply.user_id, numbered(reply.events, ended.first))
         self._means.metrics.turns.labels(reply.status).inc()
+        self._means.on_ended(reply.user_id)
         logger.info("turn ended", status=reply.status, attempt=run.claim.attempt, **_figures(reply))
 
 

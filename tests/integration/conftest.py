@@ -99,6 +99,7 @@ async def core_on(database_url: str, model: ModelServer, *, owner: str) -> Async
         metrics=metrics,
         now=utc_now,
         owner=owner,
+        on_ended=lambda _: None,
     )
     supervisor = Supervisor(means, TurnRunner(means), lease=LEASE, room=100)
     turns = TurnService(means, supervisor, longest=4000)

@@ -1,14 +1,22 @@
 """Memory work: claimed by one, done once, tried again after a failure, taken over after a death."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
+
+import pytest
 
 from freya_gateway.clock import utc_now
 from freya_gateway.db import due_work, imports, memory_work, users
 from freya_gateway.db.engine import Database
 from freya_gateway.db.imports import ImportedConversation, ImportedMessage
 from freya_gateway.db.memory_work import MOST_ATTEMPTS, Kind, WorkClaim
+from freya_gateway.errors import LostClaim, ModelError, Unavailable
+from freya_gateway.memory.worker import MODEL_LANES, Worker
+from freya_gateway.metrics import Metrics
 
 LONG_AGO = timedelta(days=30)
 
@@ -45,6 +53,166 @@ async def expire(database: Database) -> None:
 async def whose(database: Database, kind: Kind, *, now: datetime | None = None) -> list[UUID]:
     async with database.reading() as connection:
         return [due.user_id for due in await due_work.due(connection, kind, now=now or utc_now(), limit=100)]
+
+
+@dataclass
+class Fake:
+    """Work that does as told: fails, hangs, or counts the users' messages."""
+
+    database: Database
+    failures: list[Exception] = field(default_factory=list[Exception])
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    begun: list[UUID] = field(default_factory=list[UUID])
+    done: list[UUID] = field(default_factory=list[UUID])
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    async def run(self, claim: WorkClaim) -> None:
+        self.begun.append(claim.user_id)
+        await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        async with self.database.transaction() as connection:
+            if not await memory_work.complete(connection, claim, done_seq=claim.done_seq + 2, now=utc_now()):
+                raise LostClaim(claim.kind)
+        self.done.append(claim.user_id)
+
+
+@asynccontextmanager
+async def working(worker: Worker) -> AsyncGenerator[None, None]:
+    task = asyncio.create_task(worker.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not reached():
+            await asyncio.sleep(0.02)
+
+
+async def state(database: Database, user: UUID, kind: Kind) -> memory_work.WorkStatus:
+    async with database.reading() as connection:
+        return next(one for one in await memory_work.status(connection, user) if one.kind == kind)
+
+
+def runs(metrics: Metrics, kind: Kind, outcome: str) -> float | None:
+    return metrics.registry.get_sample_value("freya_memory_runs_total", {"kind": kind, "outcome": outcome})
+
+
+async def test_the_sweep_finds_what_no_wake_announced(database: Database) -> None:
+    user, metrics = await someone(database), Metrics()
+    index, facts = Fake(database), Fake(database)
+    worker = Worker(database, {"index": index, "facts": facts}, metrics, now=utc_now, sweep_seconds=0.1)
+    async with working(worker):
+        await until(lambda: bool(index.done and facts.done))
+        await asyncio.sleep(0.5)
+    assert index.done == facts.done == [user]
+    assert (runs(metrics, "index", "done"), runs(metrics, "facts", "done")) == (1, 1)
+    assert metrics.registry.get_sample_value("freya_memory_oldest_due_seconds", {"kind": "facts"}) == 0
+    assert (await state(database, user, "facts")).unread == 0
+    assert await taken(database, user, "facts") is not None
+
+
+async def test_a_wake_is_enough_and_brings_the_rest_too(database: Database) -> None:
+    user, index = await someone(database, messages=6), Fake(database)
+    worker = Worker(database, {"index": index}, Metrics(), now=utc_now, sweep_seconds=3600)
+    async with working(worker):
+        worker.wake(user)
+        await until(lambda: len(index.done) == 3)
+    assert (await state(database, user, "index")).done_seq == 6
+
+
+async def test_index_work_never_waits_for_a_model(database: Database) -> None:
+    await asyncio.gather(*(someone(database) for _ in range(4)))
+    index, facts = Fake(database), Fake(database)
+    facts.gate.clear()
+    worker = Worker(database, {"index": index, "facts": facts}, Metrics(), now=utc_now, sweep_seconds=0.1)
+    async with working(worker):
+        await until(lambda: len(index.done) == 4 and len(facts.begun) == MODEL_LANES)
+        await asyncio.sleep(0.3)
+        assert len(facts.begun) == MODEL_LANES
+        facts.gate.set()
+        await until(lambda: len(facts.done) == 4)
+
+
+async def test_work_that_is_cut_off_is_given_back_and_done_once_by_another(database: Database) -> None:
+    user, first, second = await someone(database), Fake(database), Fake(database)
+    first.gate.clear()
+    async with working(Worker(database, {"facts": first}, Metrics(), now=utc_now, sweep_seconds=0.1)):
+        await until(lambda: bool(first.begun))
+    async with working(Worker(database, {"facts": second}, Metrics(), now=utc_now, sweep_seconds=0.1)):
+        await until(lambda: bool(second.done))
+    assert (first.done, second.done) == ([], [user])
+    assert (await state(database, user, "facts")).attempts == 0
+
+
+async def test_a_worker_that_lost_its_lease_writes_nothing(database: Database) -> None:
+    user, slow, heir, metrics = await someone(database), Fake(database), Fake(database), Metrics()
+    slow.gate.clear()
+    async with working(Worker(database, {"facts": slow}, metrics, now=utc_now, sweep_seconds=0.1)):
+        await until(lambda: bool(slow.begun))
+        await expire(database)
+        async with working(Worker(database, {"facts": heir}, Metrics(), now=utc_now, sweep_seconds=0.1)):
+            await until(lambda: bool(heir.done))
+        slow.gate.set()
+        await until(lambda: runs(metrics, "facts", "lost") == 1)
+    assert (slow.done, heir.done) == ([], [user])
+    assert (await state(database, user, "facts")).done_seq == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(ModelError("timeout", retryable=True), "timeout"), (ZeroDivisionError(), "internal_error")],
+)
+async def test_a_failure_is_written_down_and_tried_again(database: Database, failure: Exception, code: str) -> None:
+    user, metrics = await someone(database), Metrics()
+    facts = Fake(database, failures=[failure])
+    async with working(Worker(database, {"facts": facts}, metrics, now=utc_now, sweep_seconds=0.1)):
+        await until(lambda: runs(metrics, "facts", "failed") == 1)
+        await asyncio.sleep(0.4)
+        failed = await state(database, user, "facts")
+        assert (failed.attempts, failed.error_code, failed.dead, facts.done) == (1, code, False, [])
+        async with database.transaction() as connection:
+            await memory_work.revive(connection, user, "facts")
+        await until(lambda: facts.done == [user])
+    assert (await state(database, user, "facts")).error_code is None
+
+
+async def test_memory_work_outlives_a_postgresql_that_was_away(database: Database) -> None:
+    user = await someone(database)
+    facts = Fake(database, failures=[Unavailable("database_unavailable", "away")])
+    async with working(Worker(database, {"facts": facts}, Metrics(), now=utc_now, sweep_seconds=0.1)):
+        await until(lambda: not facts.failures)
+        await expire(database)
+        await until(lambda: facts.done == [user])
+    assert (await state(database, user, "facts")).attempts == 0
+
+
+async def test_a_user_who_is_gone_stops_no_lane(database: Database) -> None:
+    gone, user = await someone(database), await someone(database)
+    index = Fake(database)
+    worker = Worker(database, {"index": index}, Metrics(), now=utc_now, sweep_seconds=3600)
+    await worker.sweep()
+    async with database.transaction() as connection:
+        await connection.execute("DELETE FROM users WHERE id = $1", gone)
+    async with working(worker):
+        await until(lambda: index.done == [user])
+
+
+async def test_dead_work_is_counted(database: Database) -> None:
+    user, metrics = await someone(database), Metrics()
+    async with database.transaction() as connection:
+        await connection.execute(
+            "INSERT INTO memory_work (user_id, kind, dead, attempts) VALUES ($1, 'facts', true, 8)", user
+        )
+    worker = Worker(database, {"facts": Fake(database)}, metrics, now=utc_now)
+    await worker.sweep()
+    assert metrics.registry.get_sample_value("freya_memory_dead", {"kind": "facts"}) == 1
 
 
 async def test_of_many_who_claim_one_gets_it(database: Database) -> None:

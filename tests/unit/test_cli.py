@@ -41,10 +41,10 @@ def freya(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Freya:
 def test_every_command_is_listed_with_what_it_does(freya: Freya) -> None:
     code, output = freya("--help")
     assert code == 0
-    assert {"serve", "chat", "doctor", "db"} <= set(output.split())
+    assert {"serve", "worker", "chat", "doctor", "db"} <= set(output.split())
 
 
-@pytest.mark.parametrize("command", [["serve"], ["db", "upgrade"], ["db", "current"], ["db", "shell"]])
+@pytest.mark.parametrize("command", [["serve"], ["worker"], ["db", "upgrade"], ["db", "current"], ["db", "shell"]])
 def test_wrong_settings_are_explained_without_a_traceback(freya: Freya, command: list[str]) -> None:
     code, output = freya(*command, FREYA_ENV="production")
     assert code == 2

@@ -275,4 +275,6 @@ def _written(default: object) -> str:
     """A default as one would write it into the environment."""
     if default is None or default == ():
         return ""
+    if isinstance(default, bool):
+        return str(default).lower()
     return f"{default:g}" if isinstance(default, float) else str(default)
