@@ -154,7 +154,9 @@ async def test_work_that_is_cut_off_is_given_back_and_done_once_by_another(datab
 async def test_a_worker_that_lost_its_lease_writes_nothing(database: Database) -> None:
     user, slow, heir, metrics = await someone(database), Fake(database), Fake(database), Metrics()
     slow.gate.clear()
-    async with working(Worker(database, {"facts": slow}, metrics, now=utc_now, sweep_seconds=0.1)):
+    paused = Worker(database, {"facts": slow}, metrics, now=utc_now, sweep_seconds=3600)
+    await paused.sweep()
+    async with working(paused):
         await until(lambda: bool(slow.begun))
         await expire(database)
         async with working(Worker(database, {"facts": heir}, Metrics(), now=utc_now, sweep_seconds=0.1)):
