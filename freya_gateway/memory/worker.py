@@ -115,7 +115,6 @@ class Worker:
     async def _work_off(self, jobs: asyncio.Queue[Job]) -> None:
         while True:
             job = await jobs.get()
-            self._listed.discard(job)
             try:
                 await self._do(*job)
             except Unavailable:
@@ -123,6 +122,8 @@ class Worker:
                 await asyncio.sleep(RETRY_SECONDS)
             except Exception as error:  # boundary: the work is left to its lease, the lane goes on
                 logger.opt(exception=error).error("memory work left to its lease", kind=job[0])
+            finally:
+                self._listed.discard(job)
 
     async def _do(self, kind: Kind, user_id: UUID) -> None:
         async with self._database.transaction() as connection:

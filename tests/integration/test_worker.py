@@ -133,7 +133,7 @@ async def test_index_work_never_waits_for_a_model(database: Database) -> None:
     facts.gate.clear()
     worker = Worker(database, {"index": index, "facts": facts}, Metrics(), now=utc_now, sweep_seconds=0.1)
     async with working(worker):
-        await until(lambda: len(index.done) == 4 and len(facts.begun) == MODEL_LANES)
+        await until(lambda: len(set(index.done)) == 4 and len(facts.begun) == MODEL_LANES)
         await asyncio.sleep(0.3)
         assert len(facts.begun) == MODEL_LANES
         facts.gate.set()
