@@ -4,7 +4,7 @@ They follow the messages by a cursor (`memory_work`, kind `index`), exactly once
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -35,9 +35,9 @@ ON CONFLICT (user_id, first_seq) DO UPDATE SET last_seq = excluded.last_seq, las
 """)
 
 MARK = Query("""
-UPDATE messages m SET segment = s.first_seq
-FROM unnest(cast(:firsts AS bigint[]), cast(:lasts AS bigint[])) s (first_seq, last_seq)
-WHERE m.user_id = :user_id AND m.seq BETWEEN greatest(s.first_seq, cast(:after AS bigint) + 1) AND s.last_seq
+UPDATE messages m SET segment = s.segment
+FROM unnest(cast(:seqs AS bigint[]), cast(:marks AS bigint[])) s (seq, segment)
+WHERE m.user_id = :user_id AND m.seq = s.seq
 """)
 
 COUNT_TERMS = Query("""
@@ -102,6 +102,7 @@ class NewSegment:
     last_seq: int
     first_at: datetime
     last_at: datetime
+    new: list[int] = field(default_factory=list[int])  # seqs of its messages that were not indexed yet
 
 
 async def lock(connection: Connection, user_id: UUID) -> None:
@@ -125,17 +126,18 @@ async def index(
     connection: Connection, user_id: UUID, segments: Sequence[NewSegment], *, after: int, until: int
 ) -> None:
     """Counts the messages with `after` < seq <= `until` and puts them into `segments`. Call under `lock`."""
-    firsts, lasts = [s.first_seq for s in segments], [s.last_seq for s in segments]
     await SEGMENTS.execute(
         connection,
         user_id=user_id,
         conversations=[s.conversation_id for s in segments],
-        firsts=firsts,
-        lasts=lasts,
+        firsts=[s.first_seq for s in segments],
+        lasts=[s.last_seq for s in segments],
         first_moments=[s.first_at for s in segments],
         last_moments=[s.last_at for s in segments],
     )
-    await MARK.execute(connection, user_id=user_id, firsts=firsts, lasts=lasts, after=after)
+    marked = [(seq, segment.first_seq) for segment in segments for seq in segment.new]
+    seqs, marks = [seq for seq, _ in marked], [mark for _, mark in marked]
+    await MARK.execute(connection, user_id=user_id, seqs=seqs, marks=marks)
     await COUNT_TERMS.execute(connection, user_id=user_id, after=after, until=until)
     await COUNT_MESSAGES.execute(connection, user_id=user_id, after=after, until=until)
 

@@ -65,7 +65,8 @@ def cut(messages: Sequence[Unindexed], last: OpenSegment | None) -> list[NewSegm
             at = message.said_at
             segments.append(NewSegment(message.conversation_id, message.seq, message.seq, at, at))
             size = 1
-    return segments if last is None or segments[0].last_seq > last.first_seq else segments[1:]
+        segments[-1].new.append(message.seq)
+    return [segment for segment in segments if segment.new]
 
 
 def _continues(segment: NewSegment, message: Unindexed) -> bool:
