@@ -89,7 +89,23 @@ def upgrade() -> None:
     )
     op.add_column("messages", sa.Column("segment", sa.BigInteger(), nullable=True))
     op.drop_column("messages", "n_terms")
+    op.add_column("turns", sa.Column("client_message_id", sa.Uuid(), nullable=True))
+    op.create_index(
+        "uq_turns_client_message_id",
+        "turns",
+        ["user_id", "client_message_id"],
+        unique=True,
+        postgresql_where=sa.text("client_message_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_messages_user_id_turn_id",
+        "messages",
+        ["user_id", "turn_id"],
+        unique=False,
+        postgresql_where=sa.text("turn_id IS NOT NULL"),
+    )
     op.execute("ALTER TABLE messages SET (fillfactor = 85)")
+    op.execute("ALTER INDEX ix_messages_user_id_tsv SET (fastupdate = off)")
     op.execute("UPDATE messages SET search_text = lower(text) WHERE search_text IS NULL")
     op.add_column(
         "users", sa.Column("memory_key", sa.Uuid(), server_default=sa.text("gen_random_uuid()"), nullable=False)
@@ -103,7 +119,15 @@ def downgrade() -> None:
     op.add_column(
         "messages", sa.Column("n_terms", sa.INTEGER(), server_default=sa.text("0"), autoincrement=False, nullable=False)
     )
+    op.execute("ALTER INDEX ix_messages_user_id_tsv RESET (fastupdate)")
     op.execute("ALTER TABLE messages RESET (fillfactor)")
+    op.drop_index("ix_messages_user_id_turn_id", table_name="messages", postgresql_where=sa.text("turn_id IS NOT NULL"))
+    op.drop_index(
+        "uq_turns_client_message_id",
+        table_name="turns",
+        postgresql_where=sa.text("client_message_id IS NOT NULL"),
+    )
+    op.drop_column("turns", "client_message_id")
     op.drop_column("messages", "segment")
     op.drop_index(
         "ix_conversations_ungrouped", table_name="conversations", postgresql_where=sa.text("grouped <> 'done'")

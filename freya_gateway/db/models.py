@@ -79,6 +79,13 @@ class Turn(SQLModel, table=True):
         CheckConstraint("state <> 'running' OR (owner IS NOT NULL AND lease_expires_at IS NOT NULL)", name="lease"),
         Index("uq_turns_one_running", "user_id", unique=True, postgresql_where=text("state = 'running'")),
         Index("ix_turns_open", "user_id", "position", postgresql_where=text("state <> 'done'")),
+        Index(
+            "uq_turns_client_message_id",
+            "user_id",
+            "client_message_id",
+            unique=True,
+            postgresql_where=text("client_message_id IS NOT NULL"),
+        ),
     )
 
     user_id: UUID = Field(primary_key=True)
@@ -103,6 +110,7 @@ class Turn(SQLModel, table=True):
     ttft_ms: int | None = None
     error_code: str | None = Field(default=None, sa_type=Text)
     error_retryable: bool | None = None
+    client_message_id: UUID | None = None  # of its message, if that was deleted: a late retry is not answered again
     created_at: datetime = now()
     started_at: datetime | None = moment(default=None)
     finished_at: datetime | None = moment(default=None)
@@ -125,8 +133,15 @@ class Message(SQLModel, table=True):
             unique=True,
             postgresql_where=text("client_message_id IS NOT NULL"),
         ),
+        Index("ix_messages_user_id_turn_id", "user_id", "turn_id", postgresql_where=text("turn_id IS NOT NULL")),
         Index("uq_messages_one_reply", "user_id", "turn_id", unique=True, postgresql_where=text("role = 'assistant'")),
-        Index("ix_messages_user_id_tsv", "user_id", "tsv", postgresql_using="gin"),
+        Index(
+            "ix_messages_user_id_tsv",
+            "user_id",
+            "tsv",
+            postgresql_using="gin",
+            postgresql_with={"fastupdate": "off"},  # a search would read all that is pending
+        ),
         Index(None, "user_id", "conversation_id", "seq"),
         {"postgresql_with": {"fillfactor": 85}},  # room for `segment`, which comes after the row
     )

@@ -5,6 +5,7 @@ its neighbours too. Rare words bring the candidates, frequent ones only weigh in
 grows. Measured reasons: docs/decisions/search.md
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,10 @@ MOST_TERMS = 32  # lexemes of a query that are looked at, the rarest first
 MOST_UNKNOWN = 8  # lexemes that the user never said, for which similar ones are looked up
 SIMILAR, ALIKE, TYPO_WEIGHT = 4, 0.35, 0.7  # known lexemes for an unknown one, their least similarity, their weight
 FREQUENT = 0.2  # share of the messages above which a lexeme brings no candidates
-MOST_CANDIDATES = 1500  # messages that rare lexemes may bring
-RECENT_CANDIDATES = 200  # messages that are looked at where all lexemes are frequent in a long history
-MOST_SCORED = 400  # candidates and neighbours whose rows are read
+MOST_CANDIDATES = 1000  # messages that are looked at
+RECENT = 20_000  # newest messages that are looked through where a long history has too many with each lexeme
+MOST_SCORED = 250  # candidates and neighbours whose rows are read
+MOST_JOINED = 4  # frequent lexemes of which two in one message bring it in
 OVERLAP = 4  # how much oftener than by chance two words of a question meet in one message
 
 TERMS = Query(f"""
@@ -55,9 +57,10 @@ WITH asked AS MATERIALIZED (
     WHERE user_id = :user_id AND seq < :before AND (tsv @@ cast(:rare AS tsquery) OR tsv @@ cast(:joint AS tsquery))
     UNION ALL
     (SELECT seq, conversation_id, coalesce(segment, seq), is_question, tsv FROM messages
-     WHERE user_id = :user_id AND seq < :before AND cast(:recent AS text) IS NOT NULL
-     AND (tsv @@ cast(:recent AS tsquery)) IS NOT FALSE AND (tsv @@ cast(:joint AS tsquery)) IS NOT TRUE
-     ORDER BY seq DESC LIMIT {RECENT_CANDIDATES})
+     WHERE cast(:recent AS text) IS NOT NULL AND user_id = :user_id AND seq < :before
+     AND seq >= (SELECT max(seq) FROM messages WHERE user_id = :user_id AND seq < :before) - {RECENT}
+     AND (tsv @@ cast(:recent AS tsquery)) IS NOT FALSE
+     ORDER BY seq DESC LIMIT {MOST_CANDIDATES})
 ), hits AS MATERIALIZED (
     SELECT c.seq, c.conversation_id, c.segment, c.is_question, q.lexeme, q.weight,
            cardinality(w.positions) AS tf, length(c.tsv) AS size
@@ -80,19 +83,26 @@ WITH asked AS MATERIALIZED (
 ), best AS (
     SELECT s.seq, s.conversation_id, s.score + 0.3 * c.score AS score
     FROM spread s JOIN conversations_ c USING (conversation_id) ORDER BY score DESC LIMIT {MOST_SCORED}
+), rows_ AS MATERIALIZED (
+    SELECT m.id, m.seq, m.role, m.said_at, m.segment, m.conversation_id,
+           m.conversation_id = b.conversation_id AS together, b.score
+    FROM best b JOIN messages m ON m.user_id = :user_id AND m.seq = b.seq
+), scored AS (
+    SELECT r.id, r.seq, r.segment,
+           (r.score + 0.3 * coalesce(g.score, 0))
+           * CASE WHEN r.role = cast(:role AS text) THEN 2.0 ELSE 1.0 END
+           * coalesce((SELECT max(factor) FROM unnest(cast(:starts AS timestamptz[]), cast(:ends AS timestamptz[]),
+                                                      cast(:factors AS float8[])) w (starts, ends, factor)
+                       WHERE r.said_at >= w.starts AND r.said_at < w.ends), 1.0) AS score
+    FROM rows_ r LEFT JOIN segments_ g ON g.segment = coalesce(r.segment, r.seq)
+    WHERE r.together AND r.seq < :before
+    ORDER BY score DESC, r.seq DESC LIMIT :limit
 )
-SELECT m.id, m.seq, m.role, m.text, m.said_at, m.n_tokens, s.topic_id, m.conversation_id,
-       (b.score + 0.3 * coalesce(g.score, 0))
-       * CASE WHEN m.role = cast(:role AS text) THEN 2.0 ELSE 1.0 END
-       * coalesce((SELECT max(factor) FROM unnest(cast(:starts AS timestamptz[]), cast(:ends AS timestamptz[]),
-                                                  cast(:factors AS float8[])) w (starts, ends, factor)
-                   WHERE m.said_at >= w.starts AND m.said_at < w.ends), 1.0) AS score
-FROM best b
-JOIN messages m ON m.user_id = :user_id AND m.seq = b.seq AND m.conversation_id = b.conversation_id
-LEFT JOIN segments_ g ON g.segment = coalesce(m.segment, m.seq)
-LEFT JOIN segments s ON s.user_id = :user_id AND s.first_seq = m.segment
-WHERE m.seq < :before
-ORDER BY score DESC, m.seq DESC LIMIT :limit
+SELECT m.id, m.seq, m.role, m.text, m.said_at, m.n_tokens, s.topic_id, m.conversation_id, c.score
+FROM scored c
+JOIN messages m ON m.user_id = :user_id AND m.seq = c.seq
+LEFT JOIN segments s ON s.user_id = :user_id AND s.first_seq = c.segment
+ORDER BY c.score DESC, c.seq DESC
 """)
 
 # A user's share of the messages differs by orders of magnitude, and so does the best plan: here, planning pays.
@@ -186,44 +196,43 @@ async def search(connection: Connection, user_id: UUID, asked: Terms, *, leaning
     """The messages that score best for `asked`, at most `limit`. Nothing if `asked` holds no lexeme."""
     if not asked.terms:
         return []
-    rare, joint, recent = candidate_queries(asked)
-    rows = await SEARCH.all(
-        connection,
-        user_id=user_id,
-        lexemes=[term.lexeme for term in asked.terms],
-        weights=[asked.idf(term) for term in asked.terms],
-        mean_size=asked.mean_size,
-        rare=rare,
-        joint=joint,
-        recent=recent,
-        role=leaning.role,
-        starts=[period.starts for period in leaning.periods],
-        ends=[period.ends for period in leaning.periods],
-        factors=[period.factor for period in leaning.periods],
-        before=leaning.before,
-        limit=limit,
-    )
+    values = {
+        "user_id": user_id,
+        "lexemes": [term.lexeme for term in asked.terms],
+        "weights": [asked.idf(term) for term in asked.terms],
+        "mean_size": asked.mean_size,
+        "role": leaning.role,
+        "starts": [period.starts for period in leaning.periods],
+        "ends": [period.ends for period in leaning.periods],
+        "factors": [period.factor for period in leaning.periods],
+        "before": leaning.before,
+        "limit": limit,
+    }
+    rare, joint = candidate_queries(asked)
+    rows = await SEARCH.all(connection, **values, rare=rare, joint=joint, recent=None) if rare or joint else []
+    if not rows and not rare:
+        recent = _quoted(asked.terms[0].lexeme)
+        rows = await SEARCH.all(connection, **values, rare="", joint="", recent=recent)
     return [Hit(*row.values()) for row in rows]
 
 
-def candidate_queries(asked: Terms) -> tuple[str, str, str | None]:
-    """What brings candidates, as tsqueries: any of the rare lexemes, as many as are affordable; two of the others in
-    one message; and, only where that brings nothing, the rarest in recent messages."""
-    rare: list[Term] = []
-    others: list[Term] = []
+def candidate_queries(asked: Terms) -> tuple[str, str]:
+    """What brings candidates, as tsqueries: any of the rarest lexemes, as long as all their messages can be looked at,
+    and two of the next in one message."""
     room = MOST_CANDIDATES
+    rare: list[Term] = []
     for term in asked.terms:
-        (rare if term.n_messages <= room and not others else others).append(term)
-        room -= term.n_messages if not others else 0
+        if term.n_messages > room:
+            break
+        rare.append(term)
+        room -= term.n_messages
     pairs: list[str] = []
-    for place, first in enumerate(others[:4]):
-        for second in others[place + 1 : 4]:
-            expected = OVERLAP * first.n_messages * second.n_messages / asked.n_messages
-            if expected <= room:
-                room -= int(expected)
-                pairs.append(f"({_quoted(first.lexeme)} & {_quoted(second.lexeme)})")
-    recent = None if rare else _quoted(others[0].lexeme)
-    return " | ".join(_quoted(term.lexeme) for term in rare), " | ".join(pairs), recent
+    for first, second in itertools.combinations(asked.terms[len(rare) : len(rare) + MOST_JOINED], 2):
+        expected = OVERLAP * first.n_messages * second.n_messages / asked.n_messages
+        if expected <= room:
+            room -= int(expected)
+            pairs.append(f"({_quoted(first.lexeme)} & {_quoted(second.lexeme)})")
+    return " | ".join(_quoted(term.lexeme) for term in rare), " | ".join(pairs)
 
 
 def _quoted(lexeme: str) -> str:
