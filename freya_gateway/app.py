@@ -10,7 +10,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from loguru import logger
 
 from freya_gateway import __version__
-from freya_gateway.api import health, messages, stream, turns
+from freya_gateway.api import account, health, messages, stream, turns
+from freya_gateway.api import memory as memory_api
 from freya_gateway.api.auth import Authenticator
 from freya_gateway.api.errors import install_error_handlers
 from freya_gateway.api.middleware import RequestMiddleware, cors_options
@@ -28,6 +29,7 @@ from freya_gateway.events.log import EventLog
 from freya_gateway.events.relay import Relay
 from freya_gateway.events.writer import LogWriter
 from freya_gateway.llm.openai import OpenAIChat, OpenAIOptions
+from freya_gateway.memory.deletion import Deletion
 from freya_gateway.metrics import Metrics
 from freya_gateway.settings import Settings
 from freya_gateway.turns.means import Means
@@ -55,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_error_handlers(app)
     app.add_middleware(RequestMiddleware)
     app.add_middleware(CORSMiddleware, **cors_options(settings))  # outermost: a page may read refusals too
-    for router in (stream.router, messages.router, turns.router, health.router):
+    for router in (stream.router, messages.router, turns.router, memory_api.router, account.router, health.router):
         app.include_router(router)
     return app
 
@@ -101,6 +103,7 @@ def _build(settings: Settings, metrics: Metrics, memory: MemoryProcess | None) -
         log=means.log,
         turns=TurnService(means, supervisor, longest=longest),
         supervisor=supervisor,
+        deletion=Deletion(means.database, means.now),
         metrics=means.metrics,
         now=means.now,
     )

@@ -17,6 +17,7 @@ from freya_gateway.clock import Now
 from freya_gateway.db.engine import Database
 from freya_gateway.events.hub import Bye, Hub
 from freya_gateway.events.log import EventLog
+from freya_gateway.memory.deletion import Deletion
 from freya_gateway.metrics import Metrics
 from freya_gateway.settings import Settings
 from freya_gateway.turns.service import TurnService
@@ -55,6 +56,7 @@ class Gateway:
     log: EventLog
     turns: TurnService
     supervisor: Supervisor
+    deletion: Deletion
     metrics: Metrics
     now: Now
     retired: RetiredTickets = field(default_factory=RetiredTickets)

@@ -17,7 +17,7 @@ from freya_gateway.api.messages import to_send
 from freya_gateway.api.middleware import afterwards
 from freya_gateway.api.schemas import SendBody, TicketAnswer
 from freya_gateway.api.state import Gateway
-from freya_gateway.errors import BadRequest, Unavailable
+from freya_gateway.errors import BadRequest, Conflict, Unavailable
 from freya_gateway.events.types import Cursor
 
 HEADERS = {"cache-control": "no-store, no-transform", "x-accel-buffering": "no"}
@@ -82,6 +82,8 @@ def _cursor(after: str | None, last_event_id: str | None) -> Cursor | None:
 
 async def _one_turn(gateway: Gateway, caller: Caller, turn_id: UUID) -> OneTurn:
     view = await gateway.turns.get(caller.user_id, turn_id)
+    if view.state == "done" and view.reply is None:
+        raise Conflict("reply_deleted", "The turn has ended and its reply was deleted; there is nothing to follow.")
     seq = await gateway.log.reply_seq(caller.user_id, turn_id, first_event=view.first_event) if view.reply else None
     return OneTurn(view.id, view.first_event, view.reply, seq)
 
@@ -123,7 +125,7 @@ LastEventId = Annotated[str | None, Header(description="Like `after`, and wins o
     summary="Follow your stream",
     responses=SSE_ANSWER
     | {204: {"description": "After a `bye` with `final`, or the followed turn's reply: do not come back."}}
-    | problem_responses(400, 401, 404, 422, 503),
+    | problem_responses(400, 401, 404, 409, 422, 503),
 )
 async def follow_stream(
     gateway: GatewayState,

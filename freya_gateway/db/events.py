@@ -12,6 +12,7 @@ from freya_gateway.db.query import Connection, Query
 
 LOG_CHANNEL = "freya_log"
 STOP_CHANNEL = "freya_stop"
+CUT_CHANNEL = "freya_cut"
 # A notification's payload ends at 8,000 bytes; a user and a seq take at most 56.
 MOST_USERS_PER_APPEND = 128
 MOST_EVENTS_PER_PAGE = 1000
@@ -55,7 +56,7 @@ SELECT s.epoch, s.head, s.floor, t.id AS turn_id, t.first_event, t.attempt,
 FROM streams s LEFT JOIN turns t ON t.user_id = s.user_id AND t.state = 'running'
 WHERE s.user_id = :user_id
 """)
-HEADS = Query("SELECT user_id, epoch, head FROM streams WHERE user_id = ANY(cast(:user_ids AS uuid[]))")
+ENDS = Query("SELECT user_id, epoch, head, floor FROM streams WHERE user_id = ANY(cast(:user_ids AS uuid[]))")
 
 REPLY_SEQ = Query("""
 SELECT max(seq) FROM stream_events
@@ -92,6 +93,30 @@ WITH expired AS (
     FROM (SELECT user_id, max(seq) AS seq FROM gone GROUP BY user_id) g WHERE s.user_id = g.user_id
 )
 SELECT count(*) FROM gone
+""")
+
+# What waits or runs keeps its events: who opens a stream is shown them.
+CUT = Query(f"""
+WITH cut AS (
+    SELECT max(seq) AS seq FROM stream_events WHERE user_id = :user_id AND turn_id = :turn_id
+), gone AS (
+    DELETE FROM stream_events e USING cut
+    WHERE e.user_id = :user_id AND e.seq <= cut.seq AND (e.turn_id IS NULL OR e.turn_id <> ALL (
+        ARRAY(SELECT id FROM turns WHERE user_id = :user_id AND state <> 'done')))
+)
+UPDATE streams s SET floor = greatest(s.floor, cut.seq) FROM cut
+WHERE s.user_id = :user_id AND cut.seq IS NOT NULL
+RETURNING pg_notify('{CUT_CHANNEL}', s.user_id || ' ' || s.epoch || ' ' || s.head || ' ' || s.floor)
+""")
+
+# `head` goes on counting, so that nothing that is on its way can be taken for a part of the new log.
+RESTART = Query(f"""
+WITH gone AS (
+    DELETE FROM stream_events WHERE user_id = :user_id
+)
+UPDATE streams SET epoch = :epoch, floor = head, generation = generation + 1, last_message = 0
+WHERE user_id = :user_id
+RETURNING pg_notify('{CUT_CHANNEL}', user_id || ' ' || epoch || ' ' || head || ' ' || floor)
 """)
 
 # Waits for a statement that still holds the row, and shuts out one that is still to come.
@@ -144,6 +169,16 @@ class LogState:
     attempt: int | None
     last_kind: str | None  # of the running turn's last event
     queued: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnds:
+    """Which log a user has, and what it holds: the events after `floor`, up to `head`."""
+
+    user_id: UUID
+    epoch: str
+    head: int
+    floor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +250,22 @@ async def reply_seq(connection: Connection, user_id: UUID, turn_id: UUID, *, fir
     return await REPLY_SEQ.value(connection, user_id=user_id, turn_id=turn_id, first_event=first_event)
 
 
-async def heads(connection: Connection, user_ids: Sequence[UUID]) -> list[tuple[UUID, str, int]]:
-    """(user, epoch, head) of each of `user_ids`."""
-    rows = await HEADS.all(connection, user_ids=user_ids)
-    return [(row["user_id"], row["epoch"], row["head"]) for row in rows]
+async def ends(connection: Connection, user_ids: Sequence[UUID]) -> list[LogEnds]:
+    """The ends of the logs of `user_ids`."""
+    return [LogEnds(*row.values()) for row in await ENDS.all(connection, user_ids=user_ids)]
+
+
+async def cut(connection: Connection, user_id: UUID, turn_id: UUID) -> None:
+    """Evicts a turn that has ended and all before it: who has read less must open again, on every replica.
+
+    Holds the user's stream until the commit.
+    """
+    await CUT.execute(connection, user_id=user_id, turn_id=turn_id)
+
+
+async def restart(connection: Connection, user_id: UUID, *, epoch: str) -> None:
+    """Begins the user's log anew, without an event; readers of the old one must open again."""
+    await RESTART.execute(connection, user_id=user_id, epoch=epoch)
 
 
 async def after(connection: Connection, user_id: UUID, *, after: int, until: int, size: int) -> list[StoredEvent]:
@@ -237,3 +284,9 @@ def parse_ring(payload: str) -> tuple[str, list[tuple[UUID, int]]]:
     sender, *entries = payload.split(" ")
     pairs = [entry.split(":") for entry in entries]
     return sender, [(UUID(user), int(head)) for user, head in pairs]
+
+
+def parse_cut(payload: str) -> LogEnds:
+    """The content of a notification on CUT_CHANNEL."""
+    user, epoch, head, floor = payload.split(" ")
+    return LogEnds(UUID(user), epoch, int(head), int(floor))

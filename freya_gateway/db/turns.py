@@ -33,6 +33,9 @@ REPEATED = Query("""
 SELECT m.turn_id, m.id AS message_id, m.text, t.first_event, t.state
 FROM messages m JOIN turns t ON t.user_id = m.user_id AND t.id = m.turn_id
 WHERE m.user_id = :user_id AND m.client_message_id = :client_message_id
+UNION ALL
+SELECT id, NULL, NULL, first_event, state FROM turns
+WHERE user_id = :user_id AND client_message_id = :client_message_id
 """)
 
 ACCEPT = Query(f"""
@@ -170,11 +173,11 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """A message that was accepted before under the same client_message_id."""
+    """A message that was accepted before under the same client_message_id; None where it was deleted since."""
 
     turn_id: UUID
-    message_id: UUID
-    text: str
+    message_id: UUID | None
+    text: str | None
     first_event: int
     state: str
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from freya_gateway.db.events import StoredEvent
+from freya_gateway.db.events import LogEnds, StoredEvent
 from freya_gateway.metrics import Metrics
 
 TAIL_EVENTS = 512
@@ -102,6 +102,11 @@ class Channel:
             del tail[:-TAIL_EVENTS]
         self.rise(events[-1].seq)
 
+    def cut(self, floor: int) -> None:
+        """Learns that the events up to `floor` are gone, and lets go of its own."""
+        while self.tail and self.tail[0].seq <= floor:
+            del self.tail[0]
+
     def rise(self, head: int) -> None:
         """Learns that the log goes to `head`, and wakes the readers if that is news."""
         if head > self.head:
@@ -186,14 +191,19 @@ class Hub:
         if channel is not None:
             channel.extend(events)
 
-    def rise(self, user_id: UUID, head: int, *, epoch: str | None = None) -> None:
-        """Passes on that a user's log goes to `head`; under another epoch, the readers must start anew."""
+    def rise(self, user_id: UUID, head: int) -> None:
+        """Passes on that a user's log goes to `head`."""
         channel = self._channels.get(user_id)
-        if channel is None:
-            return
-        if epoch is not None:
-            channel.enter(epoch)
-        channel.rise(head)
+        if channel is not None:
+            channel.rise(head)
+
+    def enter(self, ends: LogEnds) -> None:
+        """Passes on where a user's log begins and ends; under another epoch, the readers must start anew."""
+        channel = self._channels.get(ends.user_id)
+        if channel is not None:
+            channel.enter(ends.epoch)
+            channel.cut(ends.floor)
+            channel.rise(ends.head)
 
     def wake_due(self, now: float) -> None:
         """Wakes the readers for whom something is due at event loop time `now`, and cuts those whose peer takes

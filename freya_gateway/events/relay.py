@@ -48,9 +48,9 @@ class Relay:
         if not users:
             return
         async with self._database.reading() as connection:
-            heads = await store.heads(connection, users)
-        for user_id, epoch, head in heads:
-            self._hub.rise(user_id, head, epoch=epoch)
+            found = await store.ends(connection, users)
+        for ends in found:
+            self._hub.enter(ends)
 
     async def evict(self) -> None:
         """Deletes events older than the retention, in short transactions."""
@@ -80,6 +80,7 @@ class Relay:
         try:
             await connection.add_listener(store.LOG_CHANNEL, self._on_log)
             await connection.add_listener(store.STOP_CHANNEL, self._on_stop_asked)
+            await connection.add_listener(store.CUT_CHANNEL, self._on_cut)
             await self.poll()  # what was written while nobody listened
             closed = asyncio.Event()
             connection.add_termination_listener(lambda _: closed.set())
@@ -96,6 +97,9 @@ class Relay:
             return  # our own: already published
         for user_id, head in store.parse_ring(text)[1]:
             self._hub.rise(user_id, head)
+
+    def _on_cut(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        self._hub.enter(store.parse_cut(str(payload)))
 
     def _on_stop_asked(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         self._on_stop(UUID(str(payload)))

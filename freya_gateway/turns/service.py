@@ -204,6 +204,10 @@ def _check_text(text: str) -> None:
 
 
 def _repeat(known: Repeat, send: Send, situation: Situation) -> Sent:
+    if known.message_id is None:
+        raise Conflict(
+            "message_deleted", "The message with this client_message_id was deleted; use a new id to say it again."
+        )
     if known.text != send.text:
         raise Conflict(
             "client_message_id_reused",

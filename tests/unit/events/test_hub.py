@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from freya_gateway.db.events import StoredEvent
+from freya_gateway.db.events import LogEnds, StoredEvent
 from freya_gateway.events.hub import TAIL_EVENTS, Bye, Channel, Hub
 from freya_gateway.metrics import Metrics
 
@@ -107,7 +107,7 @@ async def test_the_gateways_own_readers_supersede_nobody(hub: Hub) -> None:
 async def test_another_epoch_sends_readers_back_to_the_start(hub: Hub) -> None:
     reader = hub.join(USER)
     reader.channel.epoch = "old"
-    hub.rise(USER, 3, epoch="new")
+    hub.enter(LogEnds(USER, "new", 3, 0))
     assert reader.bye is not None
     assert reader.bye.reason == "rotate"
 
