@@ -48,6 +48,7 @@ FROM (SELECT * FROM known UNION ALL SELECT * FROM similar_) t,
 GROUP BY lexeme, n_messages, c.total, c.n_terms ORDER BY n_messages, lexeme
 """)
 
+# LATERAL with LIMIT 1: a lookup by key for each row, also where the planner takes a new user's rows for none.
 # `spread`: what a message gives to itself, to the next (more, if it asks something), to the one after, to the previous.
 SEARCH = Query(f"""
 WITH asked AS MATERIALIZED (
@@ -86,7 +87,7 @@ WITH asked AS MATERIALIZED (
 ), rows_ AS MATERIALIZED (
     SELECT m.id, m.seq, m.role, m.said_at, m.segment, m.conversation_id,
            m.conversation_id = b.conversation_id AS together, b.score
-    FROM best b JOIN messages m ON m.user_id = :user_id AND m.seq = b.seq
+    FROM best b, LATERAL (SELECT * FROM messages WHERE user_id = :user_id AND seq = b.seq LIMIT 1) m
 ), scored AS (
     SELECT r.id, r.seq, r.segment,
            (r.score + 0.3 * coalesce(g.score, 0))
@@ -100,8 +101,8 @@ WITH asked AS MATERIALIZED (
 )
 SELECT m.id, m.seq, m.role, m.text, m.said_at, m.n_tokens, s.topic_id, m.conversation_id, c.score
 FROM scored c
-JOIN messages m ON m.user_id = :user_id AND m.seq = c.seq
-LEFT JOIN segments s ON s.user_id = :user_id AND s.first_seq = c.segment
+CROSS JOIN LATERAL (SELECT * FROM messages WHERE user_id = :user_id AND seq = c.seq LIMIT 1) m
+LEFT JOIN LATERAL (SELECT * FROM segments WHERE user_id = :user_id AND first_seq = c.segment LIMIT 1) s ON true
 ORDER BY c.score DESC, c.seq DESC
 """)
 
