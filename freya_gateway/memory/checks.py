@@ -37,10 +37,12 @@ NAMED_FIRST: Final = re.compile(
 CLAUSE_END: Final = re.compile(r"[.!?;\n]+|, (?:and|but|so) |\b(?:and|but) (?=(?:i|he|she|they|my)\b)")
 CAPITALISED: Final = re.compile(r"(?<![.!?] )(?<!^)\b[A-ZÀ-Þ]\w+")
 NUMBER: Final = re.compile(r"\d+")
-CALENDAR: Final = frozenset(
-    ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
-     "december", "user", *dates.WEEKDAYS]
-)  # fmt: skip
+DATE: Final = re.compile(
+    rf"\b(?:\d{{1,2}}(?:st|nd|rd|th)? (?:of )?(?:{dates.MONTHS})|(?:{dates.MONTHS}) \d{{1,2}}(?:st|nd|rd|th)?\b"
+    r"|\d{4}(?:-\d\d){0,2}\b)",
+    re.IGNORECASE,
+)
+CALENDAR: Final = frozenset([*dates.MONTHS.split("|"), *dates.WEEKDAYS, "user"])
 
 
 class Rejected(Exception):
@@ -101,18 +103,14 @@ def check_mood(statement: str, slot: str) -> None:
         raise Rejected("mood")
 
 
-def check_names(statement: str, value: str | None, *, known: Collection[str], proposed: str) -> None:
-    """No name and no number that nobody said: `known` are the texts they may come from.
-
-    `proposed` is the statement before its dates were resolved; figures of dates are the code's own.
-    """
+def check_names(statement: str, value: str | None, *, known: Collection[str]) -> None:
+    """No name and no number that nobody said: `known` are the texts they may come from. Dates are worked out."""
     said = plain(" ".join(known))
-    words = [word for word in CAPITALISED.findall(statement) if plain(word) not in CALENDAR]
-    numbers = NUMBER.findall(proposed) if proposed == statement else []
-    for word in (*words, *(number for number in numbers if len(number) < 4)):
-        if plain(word).removesuffix("'s") not in said:
-            raise Rejected("invented_name")
-    if value and not any(part in said for part in re.findall(r"\w{2,}", plain(value))):
+    names = (plain(word).removesuffix("'s") for word in CAPITALISED.findall(statement))
+    told = [*(name for name in names if name not in CALENDAR), *NUMBER.findall(DATE.sub("", statement))]
+    if any(word not in said for word in told):
+        raise Rejected("invented_name")
+    if value and not any(part in said for part in re.findall(r"\w{2,}|\d", plain(value))):
         raise Rejected("invented_value")
 
 

@@ -85,7 +85,7 @@ def _draft(operation: Operation, asked: Asked, support: Support) -> Draft:
     value = " ".join((operation.value or "").split())[:LONGEST_VALUE] or None
     known = [message.text for message in asked.window.messages.values() if message.role == "user"]
     known += [fact.statement for fact in asked.shown] + [asked.display_name or ""]
-    check_names(statement, value, known=known, proposed=" ".join(operation.statement.split()))
+    check_names(statement, value, known=known)
     valid_from = dates.parse_date(operation.valid_from, zone=zone)
     return Draft(
         subject=subject,
