@@ -8,10 +8,12 @@ from loguru import logger
 
 from freya_gateway.clock import utc_now
 from freya_gateway.db.engine import Database
+from freya_gateway.db.memory_work import Kind
 from freya_gateway.errors import ConfigurationError
 from freya_gateway.llm.structured import OpenAIStructured, StructuredOptions
 from freya_gateway.memory.indexing import IndexWork
-from freya_gateway.memory.worker import CONNECTIONS, Worker
+from freya_gateway.memory.topics import TopicsWork
+from freya_gateway.memory.worker import CONNECTIONS, Work, Worker
 from freya_gateway.metrics import Metrics
 from freya_gateway.settings import Settings
 
@@ -40,8 +42,11 @@ def build(settings: Settings, metrics: Metrics) -> MemoryProcess:
         base_url=settings.openai_base_url,
     )
     model = OpenAIStructured(options, metrics)
-    worker = Worker(database, {"index": IndexWork(database, utc_now)}, metrics, now=utc_now)
-    return MemoryProcess(worker, database, model)
+    works: dict[Kind, Work] = {
+        "index": IndexWork(database, utc_now),
+        "topics": TopicsWork(database, model, utc_now),
+    }
+    return MemoryProcess(Worker(database, works, metrics, now=utc_now), database, model)
 
 
 def run_alone(settings: Settings) -> None:

@@ -50,16 +50,17 @@ def exact_text(row: Row) -> str:
 async def page(connection: Connection, user_id: UUID, *, before: int, limit: int) -> list[StoredMessage]:
     """Up to `limit` messages with a seq below `before`, newest first."""
     rows = await PAGE.all(connection, user_id=user_id, before=before, limit=limit)
-    return [_stored(row) for row in rows]
+    return [stored(row) for row in rows]
 
 
 async def of_turn(connection: Connection, user_id: UUID, turn_id: UUID) -> list[StoredMessage]:
     """The messages of a turn in the order of their seq; the reply, if there is one, is the assistant's."""
     rows = await OF_TURN.all(connection, user_id=user_id, turn_id=turn_id)
-    return [_stored(row) for row in rows]
+    return [stored(row) for row in rows]
 
 
-def _stored(row: Row) -> StoredMessage:
+def stored(row: Row) -> StoredMessage:
+    """The message of a row with the columns that PAGE has."""
     return StoredMessage(
         id=row["id"],
         seq=row["seq"],
