@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from loguru import logger
 
 from freya_gateway import __version__
-from freya_gateway.api import account, health, messages, stream, turns
+from freya_gateway.api import account, exports, health, messages, stream, turns
 from freya_gateway.api import memory as memory_api
 from freya_gateway.api.auth import Authenticator
 from freya_gateway.api.errors import install_error_handlers
@@ -30,6 +30,8 @@ from freya_gateway.events.relay import Relay
 from freya_gateway.events.writer import LogWriter
 from freya_gateway.llm.openai import OpenAIChat, OpenAIOptions
 from freya_gateway.memory.deletion import Deletion
+from freya_gateway.memory.exports import Exports
+from freya_gateway.memory.recall import Recall
 from freya_gateway.metrics import Metrics
 from freya_gateway.settings import Settings
 from freya_gateway.turns.means import Means
@@ -57,7 +59,15 @@ def create_app(settings: Settings) -> FastAPI:
     install_error_handlers(app)
     app.add_middleware(RequestMiddleware)
     app.add_middleware(CORSMiddleware, **cors_options(settings))  # outermost: a page may read refusals too
-    for router in (stream.router, messages.router, turns.router, memory_api.router, account.router, health.router):
+    for router in (
+        stream.router,
+        messages.router,
+        turns.router,
+        memory_api.router,
+        account.router,
+        exports.router,
+        health.router,
+    ):
         app.include_router(router)
     return app
 
@@ -104,6 +114,7 @@ def _build(settings: Settings, metrics: Metrics, memory: MemoryProcess | None) -
         turns=TurnService(means, supervisor, longest=longest),
         supervisor=supervisor,
         deletion=Deletion(means.database, means.now),
+        exports=Exports(means.database, means.now),
         metrics=means.metrics,
         now=means.now,
     )
@@ -128,7 +139,9 @@ def _means(settings: Settings, metrics: Metrics, memory: MemoryProcess | None) -
         log=EventLog(database, hub),
         writer=LogWriter(database, hub, metrics, sender=owner),
         model=OpenAIChat(_model_options(settings), metrics),
-        assembler=Assembler(database, load_persona(settings.persona), budget=budget),
+        assembler=Assembler(
+            database, load_persona(settings.persona), budget=budget, now=utc_now, recall=Recall(database)
+        ),
         metrics=metrics,
         now=utc_now,
         owner=owner,

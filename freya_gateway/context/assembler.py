@@ -1,45 +1,30 @@
 """The context engine: puts into a model call what Freya should have in mind, within the budget.
 
-Blocks in order: persona, facts, recent history, recalled passages, the user's words. The first three change as rarely
-as possible, because providers bill a repeated prefix at a fraction. One short read; no session outlives it.
+Blocks in order: persona, facts, recent history, recalled messages, the user's words. The first three change as rarely
+as possible, because providers bill a repeated prefix at a fraction. Short reads; no connection outlives them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
-from uuid import UUID
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
-from freya_gateway.context.budget import MESSAGE_OVERHEAD, Budget, cost, window
-from freya_gateway.context.prompts import FACTS_TITLE, fenced
+from freya_gateway.clock import Now
+from freya_gateway.context.blocks import Block, facts_block, history_block, persona_block, recalled_block, words_block
+from freya_gateway.context.budget import MESSAGE_OVERHEAD, Budget, window
+from freya_gateway.context.recalled import affordable, passages
 from freya_gateway.db import prompt as store
 from freya_gateway.db.engine import Database
-from freya_gateway.db.prompt import ActiveFact, Said
-from freya_gateway.db.query import Connection
+from freya_gateway.db.prompt import Annotations, Material, Said
 from freya_gateway.errors import ConfigurationError
 from freya_gateway.llm.tokens import count_tokens
 from freya_gateway.llm.types import ChatMessage
+from freya_gateway.memory.recall import Question, Recall, Recollection
 
 MIN_ROOM = 500  # tokens that a persona must leave
 REPLY_PRIMING = 3  # tokens that the chat format adds before the reply
-
-
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """Passages of older conversations for this message: the block's text, its tokens, and what it stands on."""
-
-    text: str
-    n_tokens: int
-    topics: tuple[UUID, ...]
-    messages: tuple[UUID, ...]
-    trace: dict[str, Any] = field(default_factory=dict[str, Any])
-
-
-class Recall(Protocol):
-    """What finds older messages for the user's words; None where nothing is worth the tokens."""
-
-    async def recall(
-        self, connection: Connection, user_id: UUID, *, words: str, in_prompt: Sequence[Said]
-    ) -> Recalled | None: ...
+UNSENT = 2**62  # the place of words that are only previewed: after all messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +39,20 @@ class Prompt:
     blocks: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """Some messages of the prompt and their tokens as billed."""
-
-    messages: tuple[ChatMessage, ...] = ()
-    n_tokens: int = 0
-    trace: dict[str, Any] = field(default_factory=dict[str, Any])
-
-
 class Assembler:
-    """Builds prompts. `recall` may be absent: then the prompt has no fourth block."""
+    """Builds prompts. Without `recall` they have no fourth block."""
 
-    def __init__(self, database: Database, persona: str, *, budget: Budget, recall: Recall | None = None) -> None:
+    def __init__(
+        self, database: Database, persona: str, *, budget: Budget, now: Now, recall: Recall | None = None
+    ) -> None:
         self._database = database
         self._budget = budget
+        self._now = now
         self._recall = recall
-        tokens = cost(count_tokens(persona))
-        self._persona = _Block((ChatMessage("system", persona),), tokens, {"tokens": tokens})
+        self._persona = persona_block(persona)
         if self.longest_message < MIN_ROOM:
             raise ConfigurationError(
-                f"FREYA_PERSONA has {tokens} tokens, FREYA_CONTEXT_TOKENS is {budget.total}: "
+                f"FREYA_PERSONA has {self._persona.n_tokens} tokens, FREYA_CONTEXT_TOKENS is {budget.total}: "
                 f"shorten the persona or raise the budget, so that {MIN_ROOM} are left for the user's words"
             )
 
@@ -85,73 +63,76 @@ class Assembler:
 
     async def assemble(self, user_id: UUID, turn_id: UUID) -> Prompt:
         """The prompt for a turn whose messages are stored."""
+        found = await self._read(user_id, turn_id)
+        return await self._assembled(user_id, found, found.words)
+
+    async def preview(self, user_id: UUID, text: str) -> Prompt:
+        """The prompt that `text` would get if it were sent now; nothing is stored."""
+        found = await self._read(user_id, None)
+        return await self._assembled(user_id, found, [Said(uuid4(), UNSENT, "user", text, count_tokens(text))])
+
+    async def _read(self, user_id: UUID, turn_id: UUID | None) -> Material:
         async with self._database.reading() as connection:
-            found = await store.read(
+            return await store.read(
                 connection, user_id, turn_id, budget=self._budget.small_history, overhead=MESSAGE_OVERHEAD
             )
-            words = _words_block(found.words)
-            facts = _facts_block(found.facts, self._facts_room(words))
-            recent = self._recent(found.recent, spent=self._persona.n_tokens + words.n_tokens + facts.n_tokens)
-            recalled = await self._recalled(connection, user_id, words, recent)
-        return self._prompt(facts, _history_block(recent), recalled, words)
 
-    def _facts_room(self, words: _Block) -> int:
-        room = self._budget.total - self._persona.n_tokens - words.n_tokens - REPLY_PRIMING
-        return max(min(self._budget.facts, room), 0)
-
-    def _recent(self, found: Sequence[Said], *, spent: int) -> list[Said]:
-        budget, whole = self._budget.history_room(spent=spent + REPLY_PRIMING)
-        return window(found, whole=whole, budget=budget)
-
-    async def _recalled(
-        self, connection: Connection, user_id: UUID, words: _Block, recent: Sequence[Said]
-    ) -> Recalled | None:
-        if self._recall is None:
-            return None
-        text = words.messages[-1].content
-        return await self._recall.recall(connection, user_id, words=text, in_prompt=recent)
-
-    def _prompt(self, facts: _Block, history: _Block, recalled: Recalled | None, words: _Block) -> Prompt:
-        passages = _recalled_block(recalled)
-        blocks = {"persona": self._persona, "facts": facts, "history": history, "recalled": passages, "words": words}
-        return Prompt(
-            messages=tuple(message for block in blocks.values() for message in block.messages),
-            n_tokens=sum(block.n_tokens for block in blocks.values()) + REPLY_PRIMING,
-            facts=tuple(facts.trace.get("ids", ())),
-            topics=recalled.topics if recalled else (),
-            recalled=recalled.messages if recalled else (),
-            blocks={name: block.trace for name, block in blocks.items()},
+    async def _assembled(self, user_id: UUID, found: Material, said: Sequence[Said]) -> Prompt:
+        words = words_block(said)
+        spent = self._persona.n_tokens + words.n_tokens + REPLY_PRIMING
+        facts = facts_block(found.facts, max(min(self._budget.facts, self._budget.total - spent), 0))
+        budget, whole = self._budget.history_room(spent=spent + facts.n_tokens)
+        recent = window(found.recent, whole=whole, budget=budget)
+        history = history_block(recent)
+        recalled = Block()
+        if len(recent) < len(found.recent):  # else the whole history is there
+            question = _question(user_id, found, said, recent, self._now)
+            room = self._budget.total - spent - facts.n_tokens - history.n_tokens
+            recalled = await self._recalled(question, room)
+        return _prompt(
+            {"persona": self._persona, "facts": facts, "history": history, "recalled": recalled, "words": words}
         )
 
+    async def _recalled(self, question: Question, room: int) -> Block:
+        if self._recall is None:
+            return Block()
+        found = await self._recall.search(question)
+        if found.failure:
+            return Block(trace={"tokens": 0, "failure": found.failure})
+        most = self._budget.recalled_outright if found.asked_outright else self._budget.recalled
+        room = min(room, most)
+        chosen = affordable(found.hits, room=room)
+        notes = await self._annotations(question.user_id, found, [hit.id for hit in chosen])
+        block = passages(chosen, notes, zone=ZoneInfo(question.time_zone), room=room)
+        return recalled_block(block) if block else Block()
 
-def _words_block(said: Sequence[Said]) -> _Block:
-    messages = tuple(ChatMessage("user", m.text) for m in said)
-    tokens = sum(cost(m.n_tokens) for m in said)
-    return _Block(messages, tokens, {"tokens": tokens, "ids": [m.id for m in said]})
-
-
-def _facts_block(facts: Sequence[ActiveFact], room: int) -> _Block:
-    """The most important facts that fit; dropping whole ones from the end keeps the order stable."""
-    chosen = list(facts)
-    while chosen:
-        text = fenced(FACTS_TITLE, [fact.statement for fact in chosen])
-        tokens = cost(count_tokens(text))
-        if tokens <= room:
-            trace = {"tokens": tokens, "ids": [fact.id for fact in chosen]}
-            return _Block((ChatMessage("user", text),), tokens, trace)
-        chosen.pop()
-    return _Block(trace={"tokens": 0})
-
-
-def _history_block(recent: Sequence[Said]) -> _Block:
-    messages = tuple(ChatMessage("user" if m.role == "user" else "assistant", m.text) for m in recent)
-    tokens = sum(cost(m.n_tokens) for m in recent)
-    return _Block(messages, tokens, {"tokens": tokens, "ids": [m.id for m in recent]})
+    async def _annotations(self, user_id: UUID, found: Recollection, messages: Sequence[UUID]) -> Annotations:
+        if not messages:
+            return Annotations({}, {})
+        topics = list({hit.topic_id for hit in found.hits if hit.topic_id})
+        async with self._database.reading() as connection:
+            return await store.annotations(connection, user_id, topics=topics, messages=messages)
 
 
-def _recalled_block(recalled: Recalled | None) -> _Block:
-    if recalled is None:
-        return _Block(trace={"tokens": 0})
-    tokens = cost(recalled.n_tokens)
-    stands_on = {"tokens": tokens, "ids": recalled.messages, "topics": recalled.topics}
-    return _Block((ChatMessage("user", recalled.text),), tokens, stands_on | recalled.trace)
+def _question(user_id: UUID, found: Material, said: Sequence[Said], recent: Sequence[Said], now: Now) -> Question:
+    return Question(
+        user_id=user_id,
+        text="\n".join(message.text for message in said),
+        now=now(),
+        user_name=found.user_name,
+        time_zone=found.time_zone,
+        before=min(message.place for message in said),
+        present=frozenset(message.id for message in recent),
+    )
+
+
+def _prompt(blocks: dict[str, Block]) -> Prompt:
+    facts, recalled = blocks["facts"].trace, blocks["recalled"].trace
+    return Prompt(
+        messages=tuple(message for block in blocks.values() for message in block.messages),
+        n_tokens=sum(block.n_tokens for block in blocks.values()) + REPLY_PRIMING,
+        facts=tuple(facts.get("ids", ())),
+        topics=tuple(recalled.get("topics", ())),
+        recalled=tuple(recalled.get("ids", ())),
+        blocks={name: block.trace for name, block in blocks.items()},
+    )

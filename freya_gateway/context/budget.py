@@ -16,7 +16,9 @@ class Budget:
     total: int = 6000
     facts: int = 800
     history: int = 2600
-    small_history: int = 3000  # a history this short is sent whole
+    small_history: int = 3000  # a history this short is sent whole, and nothing is searched for
+    recalled: int = 1000
+    recalled_outright: int = 2000  # when the user asks what is remembered
 
     def history_room(self, *, spent: int) -> tuple[int, int]:
         """(for a window, for a whole history) when `spent` tokens of the total are used by other blocks."""

@@ -12,13 +12,18 @@ MOST_RECENT = 512
 # Recent messages: replies stand after the message they answer, also where others were sent meanwhile; what is still
 # queued or running is not history yet. The window ends where the budget does, so its cost does not grow with the
 # history, and holds one message more than fits, so that its reader sees that there are more.
+# Facts: the rank says which go first where room is short; the place, where each stands, changes only with the facts.
 READ = Query(f"""
-SELECT 'words' AS part, seq AS rank, id, seq AS place, role, text, n_tokens FROM messages
-WHERE user_id = :user_id AND turn_id = :turn_id AND role = 'user'
+SELECT 'user' AS part, 0 AS rank, id, 0 AS place, time_zone AS role, display_name AS text, 0 AS n_tokens FROM users
+WHERE id = :user_id
+UNION ALL
+SELECT 'words', seq, id, seq, role, text, n_tokens FROM messages
+WHERE user_id = :user_id AND turn_id = cast(:turn_id AS uuid) AND role = 'user'
 UNION ALL
 (SELECT 'fact', row_number() OVER (
-     ORDER BY pinned DESC, (kind = 'identity') DESC, confirmations DESC, created_at, id
- ) AS rank, id, 0, '', statement, n_tokens
+     ORDER BY pinned DESC, (kind = 'identity') DESC, confirmations DESC, created_at DESC, id
+ ) AS rank, id, row_number() OVER (ORDER BY pinned DESC, (kind = 'identity') DESC, created_at, id), '', statement,
+ n_tokens
  FROM facts
  WHERE user_id = :user_id AND status = 'active' AND (expires_at IS NULL OR expires_at > now())
  ORDER BY rank LIMIT {MOST_FACTS})
@@ -48,32 +53,72 @@ class Said:
     n_tokens: int
 
 
+# A message that a superseded fact stands on, with what holds instead.
+ANNOTATIONS = Query("""
+SELECT 'topic' AS part, id, title AS text FROM topics
+WHERE user_id = :user_id AND id = ANY(cast(:topics AS uuid[]))
+UNION ALL
+SELECT 'change', s.message_id, string_agg(DISTINCT n.statement, '; ') FROM fact_sources s
+JOIN facts o ON o.user_id = s.user_id AND o.id = s.fact_id AND o.status = 'superseded'
+JOIN facts n ON n.user_id = o.user_id AND n.subject = o.subject AND n.slot = o.slot AND n.status = 'active'
+    AND n.created_at >= o.created_at AND (n.single_valued OR n.supersedes = o.id)
+WHERE s.user_id = :user_id AND s.message_id = ANY(cast(:messages AS uuid[]))
+GROUP BY s.message_id
+""")
+
+
 @dataclass(frozen=True, slots=True)
 class ActiveFact:
-    """A fact that holds now."""
+    """A fact that holds now; `place` is where it stands among all of them."""
 
     id: UUID
     statement: str
     n_tokens: int
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """What is said beside recalled messages: titles by topic, and by message what has changed since."""
+
+    titles: dict[UUID, str]
+    changes: dict[UUID, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
     """What a prompt can be made of: `facts` the most important first, messages oldest first."""
 
+    user_name: str | None
+    time_zone: str
     words: Sequence[Said]
     facts: Sequence[ActiveFact]
     recent: Sequence[Said]
 
 
-async def read(connection: Connection, user_id: UUID, turn_id: UUID, *, budget: int, overhead: int) -> Material:
-    """The material for a turn's prompt; the newest messages whose tokens (+ `overhead` each) reach `budget`."""
+async def read(connection: Connection, user_id: UUID, turn_id: UUID | None, *, budget: int, overhead: int) -> Material:
+    """The material for a turn's prompt (or for words that are not sent), with the newest messages whose tokens
+    (+ `overhead` each) reach `budget`."""
     rows = await READ.all(connection, user_id=user_id, turn_id=turn_id, budget=budget, overhead=overhead)
+    user = next(row for row in rows if row["part"] == "user")
     return Material(
+        user_name=user["text"],
+        time_zone=user["role"],
         words=[_said(row) for row in rows if row["part"] == "words"],
-        facts=[ActiveFact(row["id"], row["text"], row["n_tokens"]) for row in rows if row["part"] == "fact"],
+        facts=[
+            ActiveFact(row["id"], row["text"], row["n_tokens"], row["place"]) for row in rows if row["part"] == "fact"
+        ],
         recent=[_said(row) for row in rows if row["part"] == "recent"],
     )
+
+
+async def annotations(
+    connection: Connection, user_id: UUID, *, topics: Sequence[UUID], messages: Sequence[UUID]
+) -> Annotations:
+    """The titles of `topics`, and what has changed since some of `messages`."""
+    rows = await ANNOTATIONS.all(connection, user_id=user_id, topics=topics, messages=messages)
+    by_part = {part: {row["id"]: row["text"] for row in rows if row["part"] == part} for part in ("topic", "change")}
+    return Annotations(by_part["topic"], by_part["change"])
 
 
 def _said(row: Row) -> Said:

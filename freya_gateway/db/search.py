@@ -87,7 +87,9 @@ WITH asked AS MATERIALIZED (
 ), rows_ AS MATERIALIZED (
     SELECT m.id, m.seq, m.role, m.said_at, m.segment, m.conversation_id,
            m.conversation_id = b.conversation_id AS together, b.score
-    FROM best b, LATERAL (SELECT * FROM messages WHERE user_id = :user_id AND seq = b.seq LIMIT 1) m
+    FROM best b, LATERAL (
+        SELECT * FROM messages WHERE user_id = :user_id AND seq = b.seq AND text <> '' LIMIT 1
+    ) m
 ), scored AS (
     SELECT r.id, r.seq, r.segment,
            (r.score + 0.3 * coalesce(g.score, 0))

@@ -20,6 +20,7 @@ from freya_gateway.events.relay import Relay
 from freya_gateway.events.types import Cursor
 from freya_gateway.events.writer import LogWriter
 from freya_gateway.llm.openai import OpenAIChat, OpenAIOptions
+from freya_gateway.memory.recall import Recall
 from freya_gateway.metrics import Metrics
 from freya_gateway.turns.means import Means
 from freya_gateway.turns.runner import TurnRunner
@@ -95,7 +96,7 @@ async def core_on(database_url: str, model: ModelServer, *, owner: str) -> Async
         log=EventLog(database, hub),
         writer=LogWriter(database, hub, metrics, sender=owner),
         model=OpenAIChat(options, metrics),
-        assembler=Assembler(database, "You are Freya.", budget=Budget()),
+        assembler=Assembler(database, "You are Freya.", budget=Budget(), now=utc_now, recall=Recall(database)),
         metrics=metrics,
         now=utc_now,
         owner=owner,
