@@ -11,7 +11,9 @@ from freya_gateway.db.engine import Database
 from freya_gateway.db.memory_work import Kind
 from freya_gateway.errors import ConfigurationError
 from freya_gateway.llm.structured import OpenAIStructured, StructuredOptions
+from freya_gateway.memory.commands import Commands
 from freya_gateway.memory.indexing import IndexWork
+from freya_gateway.memory.learning import FactsWork
 from freya_gateway.memory.topics import TopicsWork
 from freya_gateway.memory.worker import CONNECTIONS, Work, Worker
 from freya_gateway.metrics import Metrics
@@ -44,6 +46,7 @@ def build(settings: Settings, metrics: Metrics) -> MemoryProcess:
     model = OpenAIStructured(options, metrics)
     works: dict[Kind, Work] = {
         "index": IndexWork(database, utc_now),
+        "facts": FactsWork(database, model, Commands(database), utc_now),
         "topics": TopicsWork(database, model, utc_now),
     }
     return MemoryProcess(Worker(database, works, metrics, now=utc_now), database, model)

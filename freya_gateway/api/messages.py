@@ -54,7 +54,7 @@ async def list_messages(
     async with gateway.database.reading() as connection:
         found = await store.page(connection, caller.user_id, before=before, limit=limit)
     more = len(found) == limit and found[-1].seq > 1
-    return ExactJson(MessagePage(messages=[_answer(m) for m in found], before=found[-1].seq if more else None))
+    return ExactJson(MessagePage(messages=[message_answer(m) for m in found], before=found[-1].seq if more else None))
 
 
 def to_send(body: SendBody) -> Send:
@@ -68,7 +68,7 @@ def _sent(sent: Sent, reply: dict[str, Any] | None) -> ExactJson:
     return ExactJson(SentAnswer.model_validate(fields | {"state": "done", "reply": reply}))
 
 
-def _answer(message: StoredMessage) -> MessageAnswer:
+def message_answer(message: StoredMessage) -> MessageAnswer:
     return MessageAnswer(
         id=message.id,
         seq=message.seq,

@@ -15,8 +15,8 @@ t.id, t.title, t.keywords, t.summary, t.state, t.continues, t.first_at, t.last_a
 """
 
 PAGE = Query(f"""
-SELECT {COLUMNS} FROM topics t WHERE t.user_id = :user_id AND (cast(:before AS timestamptz) IS NULL
-   OR (t.last_at, t.id) < (cast(:before AS timestamptz), cast(:before_id AS uuid)))
+SELECT {COLUMNS} FROM topics t WHERE t.user_id = :user_id AND (cast(:before AS uuid) IS NULL
+   OR (t.last_at, t.id) < (SELECT last_at, id FROM topics WHERE user_id = :user_id AND id = :before))
 ORDER BY t.last_at DESC, t.id DESC LIMIT :limit
 """)
 
@@ -83,18 +83,9 @@ class StoredTopic:
     n_messages: int
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a page of topics begins: after the topic that ended at `last_at`."""
-
-    last_at: datetime
-    topic_id: UUID
-
-
-async def page(connection: Connection, user_id: UUID, *, before: Place | None, limit: int) -> list[StoredTopic]:
-    """Up to `limit` topics, those talked about last first."""
-    last_at, topic_id = (before.last_at, before.topic_id) if before else (None, None)
-    rows = await PAGE.all(connection, user_id=user_id, before=last_at, before_id=topic_id, limit=limit)
+async def page(connection: Connection, user_id: UUID, *, before: UUID | None, limit: int) -> list[StoredTopic]:
+    """Up to `limit` topics behind the topic `before`, those talked about last first."""
+    rows = await PAGE.all(connection, user_id=user_id, before=before, limit=limit)
     return [StoredTopic(*row.values()) for row in rows]
 
 
