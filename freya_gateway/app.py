@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from loguru import logger
 
 from freya_gateway import __version__
-from freya_gateway.api import account, exports, health, messages, stream, turns
+from freya_gateway.api import account, exports, facts, health, messages, stream, topics, turns
 from freya_gateway.api import memory as memory_api
 from freya_gateway.api.auth import Authenticator
 from freya_gateway.api.errors import install_error_handlers
@@ -29,8 +29,11 @@ from freya_gateway.events.log import EventLog
 from freya_gateway.events.relay import Relay
 from freya_gateway.events.writer import LogWriter
 from freya_gateway.llm.openai import OpenAIChat, OpenAIOptions
+from freya_gateway.memory.commands import Commands
 from freya_gateway.memory.deletion import Deletion
 from freya_gateway.memory.exports import Exports
+from freya_gateway.memory.facts import FactService
+from freya_gateway.memory.imports import Imports
 from freya_gateway.memory.recall import Recall
 from freya_gateway.metrics import Metrics
 from freya_gateway.settings import Settings
@@ -66,6 +69,8 @@ def create_app(settings: Settings) -> FastAPI:
         memory_api.router,
         account.router,
         exports.router,
+        facts.router,
+        topics.router,
         health.router,
     ):
         app.include_router(router)
@@ -113,8 +118,10 @@ def _build(settings: Settings, metrics: Metrics, memory: MemoryProcess | None) -
         log=means.log,
         turns=TurnService(means, supervisor, longest=longest),
         supervisor=supervisor,
+        facts=FactService(means.database, means.now),
         deletion=Deletion(means.database, means.now),
         exports=Exports(means.database, means.now),
+        imports=Imports(means.database, means.now),
         metrics=means.metrics,
         now=means.now,
     )
@@ -142,6 +149,7 @@ def _means(settings: Settings, metrics: Metrics, memory: MemoryProcess | None) -
         assembler=Assembler(
             database, load_persona(settings.persona), budget=budget, now=utc_now, recall=Recall(database)
         ),
+        commands=Commands(database),
         metrics=metrics,
         now=utc_now,
         owner=owner,

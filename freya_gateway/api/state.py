@@ -18,6 +18,9 @@ from freya_gateway.db.engine import Database
 from freya_gateway.events.hub import Bye, Hub
 from freya_gateway.events.log import EventLog
 from freya_gateway.memory.deletion import Deletion
+from freya_gateway.memory.exports import Exports
+from freya_gateway.memory.facts import FactService
+from freya_gateway.memory.imports import Imports
 from freya_gateway.metrics import Metrics
 from freya_gateway.settings import Settings
 from freya_gateway.turns.service import TurnService
@@ -56,7 +59,10 @@ class Gateway:
     log: EventLog
     turns: TurnService
     supervisor: Supervisor
+    facts: FactService
     deletion: Deletion
+    exports: Exports
+    imports: Imports
     metrics: Metrics
     now: Now
     retired: RetiredTickets = field(default_factory=RetiredTickets)

@@ -11,6 +11,7 @@ from freya_gateway.events.hub import Hub
 from freya_gateway.events.log import EventLog
 from freya_gateway.events.writer import LogWriter
 from freya_gateway.llm.types import ChatModel
+from freya_gateway.memory.commands import Commands
 from freya_gateway.metrics import Metrics
 
 
@@ -24,6 +25,7 @@ class Means:
     writer: LogWriter
     model: ChatModel
     assembler: Assembler
+    commands: Commands
     metrics: Metrics
     now: Now
     owner: str

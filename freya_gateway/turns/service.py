@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
+from loguru import logger
+
 from freya_gateway.db import leases
 from freya_gateway.db import messages as messages_store
 from freya_gateway.db import turns as store
@@ -24,6 +26,7 @@ from freya_gateway.turns.supervisor import Supervisor
 
 IfBusy = Literal["queue", "interrupt", "reject"]
 RETRY_SECONDS = 5
+OBEY_SECONDS = 2.0  # that a command of the memory may keep its turn waiting
 MOST_TRIES = 20  # each fails only if the user's stream moved on in the millisecond between a look and a write
 
 
@@ -88,7 +91,7 @@ class TurnService:
                 _check_busy(send, seen)
                 accepted = await store.accept(connection, message, seen=seen, sender=self._means.owner)
             if accepted is not None:
-                return self._accepted(message, seen, accepted)
+                return await self._obeyed(message, seen, accepted)
         raise Unavailable("database_unavailable", "The stream is too busy at the moment; try again.", retry_after=1)
 
     async def stop(self, user_id: UUID, turn_id: UUID) -> TurnView:
@@ -158,6 +161,18 @@ class TurnService:
             lease=self._supervisor.lease,
             now=self._means.now(),
         )
+
+    async def _obeyed(self, message: NewMessage, seen: Situation, accepted: Accepted) -> Sent:
+        """Starts the turn, after what the message commands of the memory: the turn's prompt has it already."""
+        try:
+            if self._means.commands.matches(message.text):
+                async with asyncio.timeout(OBEY_SECONDS):
+                    await self._means.commands.obey(message.user_id, message.message_id, message.text, now=message.now)
+        except Exception as error:  # boundary: the chat never breaks on memory; learning carries the command out later
+            logger.opt(exception=error).warning("command failed", message=str(message.message_id))
+        finally:  # a caller who has left does not keep the turn from starting
+            sent = self._accepted(message, seen, accepted)
+        return sent
 
     def _accepted(self, message: NewMessage, seen: Situation, accepted: Accepted) -> Sent:
         listening = StoredEvent(accepted.first_event, message.turn_id, "listening", 0, message.listening)

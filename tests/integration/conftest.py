@@ -20,6 +20,7 @@ from freya_gateway.events.relay import Relay
 from freya_gateway.events.types import Cursor
 from freya_gateway.events.writer import LogWriter
 from freya_gateway.llm.openai import OpenAIChat, OpenAIOptions
+from freya_gateway.memory.commands import Commands
 from freya_gateway.memory.recall import Recall
 from freya_gateway.metrics import Metrics
 from freya_gateway.turns.means import Means
@@ -97,6 +98,7 @@ async def core_on(database_url: str, model: ModelServer, *, owner: str) -> Async
         writer=LogWriter(database, hub, metrics, sender=owner),
         model=OpenAIChat(options, metrics),
         assembler=Assembler(database, "You are Freya.", budget=Budget(), now=utc_now, recall=Recall(database)),
+        commands=Commands(database),
         metrics=metrics,
         now=utc_now,
         owner=owner,
