@@ -13,7 +13,7 @@ from freya_gateway.api.dependencies import CurrentUser, GatewayState
 from freya_gateway.api.errors import problem_responses
 from freya_gateway.api.schemas import ExactJson
 from freya_gateway.db import account as store
-from freya_gateway.db import facts
+from freya_gateway.db import facts, memory_work
 from freya_gateway.db.account import Account
 from freya_gateway.errors import Invalid
 
@@ -67,8 +67,11 @@ async def change_account(body: AccountBody, gateway: GatewayState, caller: Curre
     """Changes what is named. What is said while memory is paused is not learned later either."""
     async with gateway.database.transaction() as connection:
         await facts.lock(connection, caller.user_id)
-        account = _changed(await store.get(connection, caller.user_id), body)
+        before = await store.get(connection, caller.user_id)
+        account = _changed(before, body)
         await store.change(connection, caller.user_id, account)
+        if before.memory_paused and not account.memory_paused:
+            await memory_work.skip(connection, caller.user_id, "facts")
     return _answer(account)
 
 

@@ -16,7 +16,7 @@ ENOUGH_MESSAGES = 6  # of the user's
 ENOUGH_TOKENS = 1000
 IDLE = timedelta(minutes=10)
 SILENCE = timedelta(hours=6)  # ends a conversation
-LOOKED_AT = 40  # unread messages: among so many the rules can tell
+ENOUGH_OF_ALL = 12  # unread messages; no more are looked at
 
 # `since`: the moment from which it waits. An imported message is as old as it says, so the last run counts too.
 # Not another's, not given up, not waiting after a failure.
@@ -33,35 +33,38 @@ CROSS JOIN LATERAL (
 WHERE s.last_message > coalesce(w.done_seq, 0) AND {FREE}
 """
 
-# Only what is over: the messages before the first turn that has not ended.
+# Only what is over: the messages before the first turn that has not ended. Also while memory is paused: nothing is
+# learned from them then, but the cursor passes them.
 FACTS = f"""
 SELECT s.user_id, greatest(m.first_at, w.last_run_at, u.created_at) AS since
-FROM streams s JOIN users u ON u.id = s.user_id AND NOT u.memory_paused
+FROM streams s JOIN users u ON u.id = s.user_id
 LEFT JOIN memory_work w ON w.user_id = s.user_id AND w.kind = 'facts'
 CROSS JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE role = 'user') AS n, sum(n_tokens) AS n_tokens, min(said_at) AS first_at,
-           (array_agg(conversation_id ORDER BY seq))[1] AS conversation_id
+    SELECT count(*) AS n, count(*) FILTER (WHERE role = 'user') AS n_own, sum(n_tokens) AS n_tokens,
+           min(said_at) AS first_at, (array_agg(conversation_id ORDER BY seq))[1] AS conversation_id
     FROM (SELECT role, n_tokens, said_at, conversation_id, seq FROM messages
           WHERE user_id = s.user_id AND seq > coalesce(w.done_seq, 0) AND seq < coalesce(
               (SELECT min(t.position) FROM turns t WHERE t.user_id = s.user_id AND t.state <> 'done'), seq + 1)
-          ORDER BY seq LIMIT {LOOKED_AT}) unread) m
+          ORDER BY seq LIMIT {ENOUGH_OF_ALL}) unread) m
 JOIN conversations c ON c.user_id = s.user_id AND c.id = m.conversation_id
 WHERE s.last_message > coalesce(w.done_seq, 0) AND {FREE}
-  AND (m.n >= {ENOUGH_MESSAGES} OR m.n_tokens >= {ENOUGH_TOKENS}
+  AND (m.n >= {ENOUGH_OF_ALL} OR m.n_own >= {ENOUGH_MESSAGES} OR m.n_tokens >= {ENOUGH_TOKENS}
        OR c.last_message_at < cast(:now AS timestamptz) - interval '{IDLE.total_seconds()} seconds'
        OR EXISTS (SELECT 1 FROM conversations newer WHERE newer.user_id = s.user_id
                   AND newer.last_message_at > c.last_message_at))
 """
 
-# A conversation has ended after a silence, or when another began; and its segments must have been cut.
+# A conversation has ended after a silence, or when another began; and its segments must have been cut, up to its last
+# message. The LIMIT keeps the planner from reading all messages that have none: statistics say that there are none.
 ENDED = f"""c.grouped <> 'done'
   AND (c.last_message_at < cast(:now AS timestamptz) - interval '{SILENCE.total_seconds()} seconds'
        OR EXISTS (SELECT 1 FROM conversations newer WHERE newer.user_id = c.user_id
                   AND newer.last_message_at > c.last_message_at))
   AND NOT EXISTS (SELECT 1 FROM turns t
                   WHERE t.user_id = c.user_id AND t.state <> 'done' AND t.conversation_id = c.id)
-  AND NOT EXISTS (SELECT 1 FROM messages m
-                  WHERE m.user_id = c.user_id AND m.conversation_id = c.id AND m.segment IS NULL)"""
+  AND NOT EXISTS (SELECT 1 FROM (
+          SELECT m.segment FROM messages m WHERE m.user_id = c.user_id AND m.conversation_id = c.id
+          ORDER BY m.seq DESC LIMIT 1) last WHERE last.segment IS NULL)"""
 
 TOPICS = f"""
 SELECT c.user_id, min(greatest(c.last_message_at, w.last_run_at, u.created_at)) AS since

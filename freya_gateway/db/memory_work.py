@@ -62,6 +62,12 @@ WHERE user_id = :user_id AND kind = :kind AND (dead OR not_before IS NOT NULL)
 RETURNING true
 """)
 
+SKIP = Query("""
+INSERT INTO memory_work AS w (user_id, kind, done_seq)
+SELECT user_id, cast(:kind AS text), last_message FROM streams WHERE user_id = :user_id
+ON CONFLICT (user_id, kind) DO UPDATE SET done_seq = greatest(w.done_seq, excluded.done_seq)
+""")
+
 # A user's three rows, also those that are not there yet. Topics are made of whole conversations, not along the cursor.
 STATUS = Query("""
 SELECT k.kind, coalesce(w.done_seq, 0) AS done_seq,
@@ -155,6 +161,11 @@ async def release(connection: Connection, claim: WorkClaim) -> bool:
 async def revive(connection: Connection, user_id: UUID, kind: Kind) -> bool:
     """Has dead or waiting work tried again at once; False if there was none."""
     return await REVIVE.value(connection, user_id=user_id, kind=kind) is not None
+
+
+async def skip(connection: Connection, user_id: UUID, kind: Kind) -> None:
+    """Passes over all that was said until now; work that is under way with some of it writes nothing."""
+    await SKIP.execute(connection, user_id=user_id, kind=kind)
 
 
 async def status(connection: Connection, user_id: UUID) -> list[WorkStatus]:

@@ -297,13 +297,34 @@ async def test_facts_are_due_after_six_messages_or_many_tokens_or_ten_minutes(da
     six = await someone(database, messages=11, ago=recent)
     long = await someone(database, messages=2, ago=recent, text="word " * 500)
     idle = await someone(database, messages=1, ago=timedelta(minutes=11))
-    paused = await someone(database)
-    async with database.transaction() as connection:
-        await connection.execute("UPDATE users SET memory_paused = true WHERE id = $1", paused)
     assert set(await whose(database, "facts")) == {six, long, idle}
     async with database.reading() as connection:
         assert set(await due_work.due_among(connection, "facts", [few, six], now=utc_now())) == {six}
-    assert set(await whose(database, "index")) == {few, six, long, idle, paused}
+    assert set(await whose(database, "index")) == {few, six, long, idle}
+
+
+async def test_a_turn_that_has_not_ended_is_not_read(database: Database) -> None:
+    user = await someone(database, messages=13)
+    async with database.transaction() as connection:
+        await connection.execute(
+            "INSERT INTO turns (user_id, id, conversation_id, state, position, first_event)"
+            " SELECT user_id, gen_random_uuid(), id, 'queued', 1, 1 FROM conversations"
+        )
+    assert (await whose(database, "facts"), await whose(database, "index")) == ([], [user])
+    async with database.transaction() as connection:
+        await connection.execute("UPDATE turns SET position = 13")
+    assert await whose(database, "facts") == [user]
+
+
+async def test_what_is_skipped_is_not_due_and_work_on_it_writes_nothing(database: Database) -> None:
+    user = await someone(database)
+    claim = await taken(database, user, "facts")
+    assert claim is not None
+    async with database.transaction() as connection:
+        await memory_work.skip(connection, user, "facts")
+        assert not await memory_work.complete(connection, claim, done_seq=1, now=utc_now())
+        await memory_work.release(connection, claim)
+    assert (await whose(database, "facts"), (await state(database, user, "facts")).done_seq) == ([], 2)
 
 
 async def test_a_conversation_is_due_for_topics_after_its_end_and_its_index(database: Database) -> None:
