@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from freya_gateway.db.prompt import Said
 
 MESSAGE_OVERHEAD = 4  # role and separators around each message, as the chat format bills them
-BLOCK = 8  # messages leave the window in blocks, so that the prompt's prefix stays the same between turns
+LEAST = 0.4  # of the history's budget: what stays of it when its oldest messages leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +31,31 @@ def cost(n_tokens: int) -> int:
 
 
 def window(messages: Sequence[Said], *, whole: int, budget: int) -> list[Said]:
-    """The messages (oldest first) to send: all if they fit in `whole`, else those left when enough blocks of BLOCK
-    have gone to fit in `budget`. Where blocks begin depends on the messages' places only, not on what came since."""
-    if sum(cost(m.n_tokens) for m in messages) <= whole:
+    """The messages (oldest first) to send: all if they fit in `whole`, else the last ones that fit in `budget`.
+
+    Where the window begins stays the same for as long as it can: of all beginnings that leave it between LEAST and all
+    of the budget, the exchange with the roundest number (the most often divisible by two). So the prompt's prefix stays
+    for many turns, and then a good part of the window leaves at once. It depends on places and sizes only: no state.
+    """
+    rest = sum(cost(m.n_tokens) for m in messages)
+    if rest <= whole:
         return list(messages)
-    kept: list[Said] = []
-    blocks: dict[int, list[Said]] = {}
-    for message in messages:
-        blocks.setdefault(message.place // BLOCK, []).append(message)
-    for _, block in sorted(blocks.items(), reverse=True):
-        budget -= sum(cost(m.n_tokens) for m in block)
-        if budget < 0:
-            return kept or _newest(block, budget + sum(cost(m.n_tokens) for m in block))
-        kept = block + kept
-    return kept
-
-
-def _newest(block: Sequence[Said], budget: int) -> list[Said]:
-    kept: list[Said] = []
-    for message in reversed(block):
-        budget -= cost(message.n_tokens)
-        if budget < 0:
+    begin, best = len(messages), -1
+    for place, message in enumerate(messages):
+        if begin < len(messages) and rest < LEAST * budget:
             break
-        kept.insert(0, message)
-    return kept
+        starts = place == 0 or _exchange(messages[place - 1]) != _exchange(message)
+        if rest <= budget and (begin == len(messages) or (starts and _roundness(message) > best)):
+            begin, best = place, _roundness(message) if starts else -1
+        rest -= cost(message.n_tokens)
+    return list(messages[begin:])
+
+
+def _exchange(message: Said) -> int:
+    """The number of the exchange: what the user says and its reply."""
+    return (message.place + 1) // 2
+
+
+def _roundness(message: Said) -> int:
+    number = _exchange(message)
+    return (number & -number).bit_length()

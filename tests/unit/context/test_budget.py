@@ -3,10 +3,11 @@
 from itertools import pairwise
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freya_gateway.context.budget import BLOCK, MESSAGE_OVERHEAD, Budget, cost, window
+from freya_gateway.context.budget import LEAST, MESSAGE_OVERHEAD, Budget, cost, window
 from freya_gateway.db.prompt import Said
 from freya_gateway.llm.tokens import count_tokens
 
@@ -34,19 +35,29 @@ def test_a_window_fits_and_is_a_suffix(tokens: list[int], budget: int) -> None:
     assert kept == messages[len(messages) - len(kept) :]
 
 
-def test_messages_leave_in_blocks_so_the_prefix_stays() -> None:
+@pytest.mark.parametrize("size", [10, 40, 96])
+def test_many_messages_leave_at_once_so_the_prefix_stays(size: int) -> None:
     starts: list[int] = []
-    for length in range(60, 160):
-        kept = window(history(*[96] * length), whole=2600, budget=2600)
+    room = 2600 // cost(size)
+    for length in range(room * 2, room * 6):
+        kept = window(history(*[size] * length), whole=2600, budget=2600)
+        assert LEAST * room - 2 <= len(kept) <= room
         starts.append(kept[0].place)
-    moves = [(a, b) for a, b in pairwise(starts) if a != b]
-    assert all((b - a) % BLOCK == 0 for a, b in moves)
-    assert len(moves) <= 100 // BLOCK + 1
+    moves = [b - a for a, b in pairwise(starts) if a != b]
+    assert all(move > 0 for move in moves)
+    assert len(moves) <= 4 * room / (room * 0.3)
 
 
-def test_one_block_larger_than_the_budget_is_cut_by_messages() -> None:
-    kept = window(history(*[500] * 7), whole=1200, budget=1200)
-    assert [m.place for m in kept] == [6, 7]
+@given(st.lists(st.integers(1, 60), min_size=120, max_size=160))
+def test_a_window_begins_with_what_the_user_says_and_keeps_the_prefix(tokens: list[int]) -> None:
+    starts = [window(history(*tokens[:length]), whole=900, budget=900)[0].place for length in range(100, len(tokens))]
+    assert all(start % 2 == 1 for start in starts)
+    assert starts == sorted(starts)
+
+
+def test_where_one_exchange_is_larger_than_the_budget_it_is_cut_by_messages() -> None:
+    kept = window(history(*[500] * 7), whole=600, budget=600)
+    assert [m.place for m in kept] == [7]
 
 
 def test_long_words_take_room_from_the_history() -> None:
