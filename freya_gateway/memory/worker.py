@@ -95,6 +95,8 @@ class Worker:
         """Lists what is due of all users, and measures it."""
         now = self._now()
         for kind in self._works:
+            if sum(listed == kind for listed, _ in self._listed) > MOST_FOUND // 2:
+                continue  # enough to do: among many thousand users the question is not free
             async with self._database.reading() as connection:
                 found = await due_work.due(connection, kind, now=now, limit=MOST_FOUND)
             for due in found:
@@ -126,8 +128,7 @@ class Worker:
                 self._listed.discard(job)
 
     async def _do(self, kind: Kind, user_id: UUID) -> None:
-        async with self._database.transaction() as connection:
-            claim = await store.claim(connection, user_id, kind, owner=uuid4().hex, now=self._now())
+        claim = await self._claim(kind, user_id)
         if claim is None:
             return
         try:
@@ -142,6 +143,14 @@ class Worker:
             moved = await store.release(connection, claim)
         if moved:
             self.wake(user_id)  # for what is left, or came meanwhile
+
+    async def _claim(self, kind: Kind, user_id: UUID) -> WorkClaim | None:
+        """The user's work, if it is due still: another may have done it since it was listed."""
+        now = self._now()
+        async with self._database.transaction() as connection:
+            if kind in WOKEN_KINDS and not await due_work.due_among(connection, kind, [user_id], now=now):
+                return None
+            return await store.claim(connection, user_id, kind, owner=uuid4().hex, now=now)
 
     async def _attempt(self, claim: WorkClaim) -> str | None:
         """Does the work; the code of its failure."""

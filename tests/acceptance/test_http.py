@@ -14,6 +14,7 @@ from tests.gateway import Running, authenticated, bearer, running, settings_for
 from tests.model_server import Gated, ModelServer, Reply
 
 JSON = {"content-type": "application/json"}
+IDS = re.compile(r"\{\w+_id\}")
 OPEN_ROUTES = {"/healthz", "/readyz"}
 
 
@@ -97,9 +98,10 @@ async def test_a_stranger_finds_nothing_on_any_route(guarded: Running, model: Mo
     sent = await guarded.send("secret words", user="ana")
     await gate.send("a secret answer")
     reference = await guarded.get("/openapi.json")
+    theirs = {"turn_id": sent["turn"], "message_id": sent["message"], **await _remembered(guarded)}
     for method, path in _routes(reference):
-        mine = path.format(turn_id=sent["turn"])
-        none = path.format(turn_id=uuid4())
+        mine = path.format_map(theirs)
+        none = path.format_map({name: uuid4() for name in theirs})
         for query in ("", f"?turn={sent['turn']}", f"?after={sent['cursor']}"):
             if path == "/v1/stream" and not query.startswith("?turn"):
                 continue
@@ -115,12 +117,29 @@ async def test_a_stranger_finds_nothing_on_any_route(guarded: Running, model: Mo
         assert (await stream.rest())[-1].data["status"] == "complete"
 
 
+async def _remembered(guarded: Running) -> dict[str, str]:
+    """A fact and a topic of Ana's."""
+    fact = {"statement": "Ana's secret sister is called Eva"}
+    async with guarded.http.post(f"{guarded.url}/v1/facts", json=fact, headers=bearer("ana")) as response:
+        assert response.status == 201, await response.text()
+        fact_id = (await response.json())["id"]
+    async with guarded.gateway.database.transaction() as connection:
+        topic_id = await connection.fetchval(
+            "INSERT INTO topics (user_id, id, title, first_at, last_at) SELECT id, gen_random_uuid(), 'A secret',"
+            " now(), now() FROM users WHERE subject = 'ana' RETURNING id"
+        )
+    assert len((await guarded.get("/v1/topics", headers=bearer("ana")))["topics"]) == 1
+    return {"fact_id": fact_id, "topic_id": str(topic_id)}
+
+
 def _routes(reference: dict[str, Any]) -> list[tuple[str, str]]:
     return [(method.upper(), path) for path, methods in reference["paths"].items() for method in methods]
 
 
 async def _seen(guarded: Running, method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
     body = {"text": "hello"} if method == "POST" and path.startswith(("/v1/messages", "/v1/stream?")) else None
+    body = {"title": "Mine now"} if method == "PATCH" and path.startswith("/v1/topics") else body
+    body = {"pinned": True} if method == "PATCH" and path.startswith("/v1/facts") else body
     async with guarded.http.request(method, guarded.url + path, headers=headers, json=body) as response:
         text = await response.text()
     return response.status, re.sub(r'"request_id": ?"[^"]*"|"ticket": ?"[^"]*"', "", text)
@@ -131,7 +150,7 @@ async def test_nobody_gets_in_without_a_credential(guarded: Running) -> None:
         if path in OPEN_ROUTES:
             continue
         for headers in ({}, {"authorization": "Bearer nonsense"}, {"authorization": "Basic YTpi"}):
-            status, text = await _seen(guarded, method, path.format(turn_id=uuid4()), headers)
+            status, text = await _seen(guarded, method, IDS.sub(str(uuid4()), path), headers)
             assert status == 401, (method, path, text)
 
 
