@@ -55,10 +55,10 @@ class Life:
         self.now += timedelta(seconds=1)
         return self.now
 
-    async def says(self, text: str, *, role: str = "user", at: datetime | None = None, via: str = "store") -> int:
+    async def says(self, text: str, *, role: str = "user", at: datetime | None = None, imported: bool = False) -> int:
         """One more message; its seq."""
         self.now += timedelta(minutes=1)
-        message = ImportedMessage(uuid4(), role, text, 10, at or self.now, {"via": via})
+        message = ImportedMessage(uuid4(), role, text, 10, at or self.now, {"import": {}} if imported else {})
         self.ids.append(message.id)
         async with self.database.transaction() as connection:
             conversation = ImportedConversation(uuid4(), None, [message], {})

@@ -7,13 +7,10 @@ from uuid import UUID
 
 from freya_gateway.db.query import Connection, Query
 
-# `source.via` of what came in through the API: whoever sent it may say what they like about who said it.
-UNTRUSTED = "api"
-
-# Only what is over: the messages before the first turn that has not ended.
-BEYOND = Query(f"""
-SELECT id, seq, role, text, said_at,
-       role = 'user' AND coalesce(source ->> 'via', '') <> '{UNTRUSTED}' AS trusted
+# Only what is over: the messages before the first turn that has not ended. What came in by an import through the API is
+# marked so: whoever sent it could claim what they liked about who said it.
+BEYOND = Query("""
+SELECT id, seq, role, text, said_at, role = 'user' AND source -> 'import' IS NULL AS trusted
 FROM messages
 WHERE user_id = :user_id AND seq > :after AND seq < coalesce(
     (SELECT min(position) FROM turns WHERE user_id = :user_id AND state <> 'done'), seq + 1)

@@ -58,6 +58,7 @@ class Commands:
             done = [c for c in asked if await _obeyed(c, said, ledger=ledger, connection=connection, profile=profile)]
             if not done or not await history.obey(connection, user_id, message_id):
                 return
+            ledger.tidy()
             changed = await write(connection, user_id, ledger, actor="command")
             if changed:
                 await announce(connection, user_id, facts=changed, topics=())

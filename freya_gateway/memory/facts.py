@@ -18,7 +18,7 @@ from freya_gateway.db.query import Connection
 from freya_gateway.errors import Conflict, Invalid, NotFound
 from freya_gateway.llm.tokens import count_tokens
 from freya_gateway.memory.announce import announce
-from freya_gateway.memory.ledger import Draft, Ledger, digests_of, open_ledger, write
+from freya_gateway.memory.ledger import MOST_ACTIVE, Draft, Ledger, digests_of, open_ledger, write
 from freya_gateway.memory.masking import holds_secret
 from freya_gateway.memory.undoing import MOST_EVENTS, undo
 from freya_gateway.memory.vocabulary import SINGLE_VALUED, canonical_slot, canonical_subject, is_sensitive
@@ -96,6 +96,9 @@ class FactService:
             fact = ledger.add(draft, None, supersedes=rival.id if rival else None)
             if new.pinned:
                 fact = ledger.change("pin", fact, replace(fact, pinned=True))
+            ledger.tidy()
+            if len(ledger.current("active")) > MOST_ACTIVE:
+                raise Conflict("too_many_facts", f"You have {MOST_ACTIVE} facts of your own; delete or unlock some.")
         return fact
 
     async def edit(self, user_id: UUID, fact_id: UUID, edit: Edit) -> Fact:

@@ -19,6 +19,7 @@ from freya_gateway.memory.vocabulary import SINGLE_VALUED
 from freya_gateway.memory.wording import digests, same_value, statement_hash
 
 MOST_ACTIVE: Final = 500
+MOST_PENDING: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +160,17 @@ class Ledger:
         self.remembered += digests_of(self.key, draft)
 
     def tidy(self) -> None:
-        """Ends what has expired and what is more than MOST_ACTIVE: the least confirmed first, the oldest of those."""
+        """Ends what has expired, and what is too much: the least confirmed first, the oldest of those. Not what the
+        user has pinned or locked."""
         for fact in self.current():
             if fact.expires_at is not None and fact.expires_at <= self.now:
                 self.close("expire", fact, status="expired", at=fact.expires_at)
-        active = self.current("active")
-        spare = [fact for fact in active if not (fact.pinned or fact.locked)]
-        spare.sort(key=lambda fact: (fact.confirmations, fact.said_at))
-        for fact in spare[: max(len(active) - MOST_ACTIVE, 0)]:
-            self.close("expire", fact, status="expired", at=self.now)
+        for status, most in (("active", MOST_ACTIVE), ("pending", MOST_PENDING)):
+            facts = self.current(status)
+            spare = [fact for fact in facts if not (fact.pinned or fact.locked)]
+            spare.sort(key=lambda fact: (fact.confirmations, fact.said_at))
+            for fact in spare[: max(len(facts) - most, 0)]:
+                self.close("expire", fact, status="expired", at=self.now)
 
 
 async def open_ledger(

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from freya_gateway.db.engine import Database
+from freya_gateway.errors import Conflict
 from freya_gateway.memory.facts import Edit, NewFact
 from tests.model_server import ModelServer, Status
 from tests.remembering import START, Life, living, operation
@@ -63,7 +64,7 @@ async def test_freyas_words_are_no_source(life: Life) -> None:
 
 
 async def test_messages_that_came_through_the_api_are_no_source(life: Life, model: ModelServer) -> None:
-    seq = await life.says("I live in Rome", via="api")
+    seq = await life.says("I live in Rome", imported=True)
     await life.learn(ROME | {"seq": [seq], "quote": "I live in Rome"})
     assert (await life.facts(), model.structured) == ([], [])
 
@@ -239,8 +240,10 @@ async def test_plans_expire(life: Life) -> None:
 
 
 async def test_least_confirmed_facts_give_way_at_the_cap(life: Life) -> None:
-    for number in range(501):
+    for number in range(500):
         await life.service.add(life.user_id, NewFact(f"Number {number}", pinned=number == 0))
+    with pytest.raises(Conflict, match="too_many_facts"):
+        await life.service.add(life.user_id, NewFact("One more"))
     async with life.database.transaction() as connection:
         await connection.execute("UPDATE facts SET locked = false, confirmations = 2 WHERE statement <> 'Number 7'")
         await connection.execute("UPDATE facts SET locked = false WHERE statement = 'Number 7'")
@@ -250,6 +253,19 @@ async def test_least_confirmed_facts_give_way_at_the_cap(life: Life) -> None:
     assert "Number 7" in {fact.statement for fact in expired}
     history = await life.service.history(life.user_id, expired[0].id)
     assert (history[0].action, history[0].actor) == ("expire", "system")
+
+
+async def test_oldest_waiting_facts_give_way_when_too_many_wait(life: Life) -> None:
+    for batch in range(4):
+        said = ", ".join(f"I go to church {number}" for number in range(batch * 30, batch * 30 + 30))
+        seq = await life.says(said)
+        await life.learn(*(
+            operation(statement=f"The user goes to church {number}.", quote=f"I go to church {number}", seq=[seq])
+            for number in range(batch * 30, batch * 30 + 30)
+        ))  # fmt: skip
+    waiting = await life.statements("pending")
+    assert {f"The user goes to church {number}." for number in range(30, 120)} < set(waiting)
+    assert (len(waiting), len(await life.facts("expired"))) == (100, 20)
 
 
 async def test_a_deleted_fact_leaves_no_word_and_does_not_come_back(life: Life) -> None:
