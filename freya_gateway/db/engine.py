@@ -28,8 +28,10 @@ SERVER_SETTINGS = {
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "20s",
 }
+# What asyncpg raises without a word from PostgreSQL. InternalClientError: a statement met the server's farewell.
+CUT_OFF = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 # Everything that PostgreSQL or the way to it can raise.
-FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+FAILURES = (*CUT_OFF, asyncpg.PostgresError)
 # What a retry cannot mend: PostgreSQL (or the driver) will not take these values.
 REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 # SQLSTATE classes that pass by themselves: connection, deadlock, resources, lock not available, intervention.
@@ -51,7 +53,7 @@ def unavailable(error: BaseException) -> bool:
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
         return state.startswith(PASSING)
-    return isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError))
+    return isinstance(error, CUT_OFF)
 
 
 class _Connection(asyncpg.Connection):

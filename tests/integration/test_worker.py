@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from freya_gateway.clock import utc_now
@@ -19,6 +20,7 @@ from freya_gateway.memory.worker import MODEL_LANES, Worker
 from freya_gateway.metrics import Metrics
 
 LONG_AGO = timedelta(days=30)
+EXPIRE = "UPDATE memory_work SET lease_expires_at = now() - interval '1 second' WHERE owner IS NOT NULL"
 
 
 async def someone(database: Database, *, messages: int = 2, ago: timedelta = LONG_AGO, text: str = "Hello") -> UUID:
@@ -47,7 +49,7 @@ async def taken(database: Database, user: UUID, kind: Kind = "index", *, owner: 
 
 async def expire(database: Database) -> None:
     async with database.transaction() as connection:
-        await connection.execute("UPDATE memory_work SET lease_expires_at = now() - interval '1 second'")
+        await connection.execute(EXPIRE)
 
 
 async def whose(database: Database, kind: Kind, *, now: datetime | None = None) -> list[UUID]:
@@ -90,7 +92,7 @@ async def working(worker: Worker) -> AsyncGenerator[None, None]:
 
 
 async def until(reached: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(25):
         while not reached():
             await asyncio.sleep(0.02)
 
@@ -193,6 +195,24 @@ async def test_memory_work_outlives_a_postgresql_that_was_away(database: Databas
         await expire(database)
         await until(lambda: facts.done == [user])
     assert (await state(database, user, "facts")).attempts == 0
+
+
+async def test_work_goes_on_after_every_connection_was_cut(database: Database, database_url: str) -> None:
+    user, facts = await someone(database), Fake(database)
+    facts.gate.clear()
+    worker = Worker(database, {"facts": facts}, Metrics(), now=utc_now, sweep_seconds=0.1)
+    async with working(worker):
+        await until(lambda: bool(facts.begun))
+        connection = await asyncpg.connect(database_url)
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        await connection.execute(EXPIRE)
+        facts.gate.set()
+        await until(lambda: facts.done == [user])
+        assert await connection.fetchval("SELECT done_seq FROM memory_work WHERE user_id = $1", user) == 2
+        await connection.close()
 
 
 async def test_a_user_who_is_gone_stops_no_lane(database: Database) -> None:
