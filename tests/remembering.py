@@ -130,5 +130,7 @@ async def living(database: Database, url: str, model: ModelServer, subject: str 
     life: Life
     work = FactsWork(database, asker, commands, lambda: life.now)
     life = Life(database, url, model, user_id, work, commands, FactService(database, lambda: life.tick()))
-    yield life
-    await asker.aclose()
+    try:
+        yield life
+    finally:
+        await asker.aclose()
