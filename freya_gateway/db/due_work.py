@@ -67,7 +67,8 @@ ENDED = f"""c.grouped <> 'done'
           ORDER BY m.seq DESC LIMIT 1) last WHERE last.segment IS NULL)"""
 
 TOPICS = f"""
-SELECT c.user_id, min(greatest(c.last_message_at, w.last_run_at, u.created_at)) AS since
+SELECT c.user_id, min(greatest(c.last_message_at + interval '{SILENCE.total_seconds()} seconds', w.last_run_at,
+                               u.created_at)) AS since
 FROM conversations c JOIN users u ON u.id = c.user_id AND NOT u.memory_paused
 LEFT JOIN memory_work w ON w.user_id = c.user_id AND w.kind = 'topics'
 WHERE {ENDED} AND {FREE}

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, tzinfo
 from itertools import groupby, pairwise
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -70,7 +70,7 @@ def parts(found: Sequence[Segment]) -> Iterator[list[Segment]]:
     part: list[Segment] = []
     size = 0
     for segment in found:
-        tokens = sum(count_tokens(_line(message)) for message in segment)
+        tokens = sum(count_tokens(_line(message, UTC)) for message in segment)
         if part and size + tokens > MOST_TOKENS:
             yield part
             part, size = [], 0
@@ -80,13 +80,14 @@ def parts(found: Sequence[Segment]) -> Iterator[list[Segment]]:
         yield part
 
 
-def question(part: Sequence[Segment], offered: Sequence[KnownTopic]) -> str:
-    """The part as the model reads it: everything in JSON strings, so that no message can pose as another line."""
+def question(part: Sequence[Segment], offered: Sequence[KnownTopic], zone: tzinfo = UTC) -> str:
+    """The part as the model reads it, its times as the user's clock showed them. Everything stands in JSON strings, so
+    that no message can pose as another line."""
     known = [
         to_json({"topic": place, "title": topic.title, "keywords": topic.keywords})
         for place, topic in enumerate(offered)
     ]
-    said = [_line(message) for segment in part for message in segment]
+    said = [_line(message, zone) for segment in part for message in segment]
     return "\n".join(["Earlier topics:", *(known or ["none"]), "", "Conversation:", *said])
 
 
@@ -134,10 +135,10 @@ def neutral_title(segment: Segment) -> str:
     return f"Conversation of {segment[0].said_at.astimezone(UTC):%Y-%m-%d}"
 
 
-def _line(message: Spoken) -> str:
+def _line(message: Spoken, zone: tzinfo) -> str:
     text = mask(message.text)
     shown = text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + "…"
-    moment = f"{message.said_at.astimezone(UTC):%A %Y-%m-%d %H:%M}"
+    moment = f"{message.said_at.astimezone(zone):%A %Y-%m-%d %H:%M}"
     return to_json({"seq": message.seq, "at": moment, "who": message.role, "text": shown})
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Final
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 from loguru import logger
 
 from freya_gateway.clock import Now
+from freya_gateway.db import account, memory_work
 from freya_gateway.db import grouping as store
-from freya_gateway.db import memory_work
 from freya_gateway.db.engine import Database
 from freya_gateway.db.grouping import KnownTopic, NewTopic, OldTopic, Ungrouped
 from freya_gateway.db.memory_work import WorkClaim
@@ -25,7 +26,6 @@ from freya_gateway.memory.announce import announce
 from freya_gateway.memory.grouping import (
     Group,
     ProposedTopics,
-    Segment,
     groups,
     makeshift,
     parts,
@@ -82,20 +82,21 @@ class TopicsWork:
         async with self._database.reading() as connection:
             messages = await store.spoken(connection, user_id, conversation_id)
             offered = await store.similar(connection, user_id, conversation_id, limit=OFFERED)
+            zone = ZoneInfo((await account.get(connection, user_id)).time_zone)
         found: list[NewTopic] = []
         for part in parts(segments(messages)):
             # A later part may go on with what the one before it was about.
             known = [*offered, *(KnownTopic(topic.id, topic.title, topic.keywords) for topic in found[-OFFERED:])]
-            found += [_topic(group, known) for group in await self._ask(user_id, part, known)]
+            proposal = await self._ask(user_id, question(part, known, zone))
+            found += [_topic(group, known) for group in groups(proposal, part, known)]
         async with self._database.transaction() as connection:
             if not await memory_work.complete(connection, claim, done_seq=claim.done_seq, now=self._now()):
                 raise LostClaim(claim.kind)
             await _replace(connection, user_id, Grouped(conversation_id, len(messages), found, "done"))
 
-    async def _ask(self, user_id: UUID, part: Sequence[Segment], known: Sequence[KnownTopic]) -> list[Group]:
-        messages = [ChatMessage("system", PROMPT), ChatMessage("user", question(part, known))]
-        proposal = await self._model.ask(messages, schema=ProposedTopics, user=user_id.hex)
-        return groups(proposal, part, known)
+    async def _ask(self, user_id: UUID, words: str) -> ProposedTopics:
+        messages = [ChatMessage("system", PROMPT), ChatMessage("user", words)]
+        return await self._model.ask(messages, schema=ProposedTopics, user=user_id.hex)
 
     async def _do_without(self, claim: WorkClaim, conversation: Ungrouped) -> None:
         """One topic that no model has seen, if the conversation does not have it yet; the claim is kept, not moved."""

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -134,6 +135,11 @@ def test_a_message_cannot_pose_as_another_line_or_show_a_secret() -> None:
     assert len(shown.splitlines()) == 5
     assert "hunter2" not in shown
     assert '"at":"Monday 2023-05-08 12:01"' in shown
+
+
+def test_times_are_shown_as_the_users_clock_had_them() -> None:
+    shown = question(conversation(1), (), ZoneInfo("Pacific/Auckland"))
+    assert '"at":"Tuesday 2023-05-09 00:01"' in shown
 
 
 def test_without_a_model_the_telling_words_are_the_title() -> None:
