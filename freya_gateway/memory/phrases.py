@@ -21,11 +21,7 @@ _DATA: Final[dict[str, Any]] = tomllib.loads(
     resources.files("freya_gateway.memory").joinpath("commands.toml").read_text("utf-8")
 )
 # Cheap and never wrong about a message that has none: looked for before anything is taken apart.
-HINT: Final = re.compile(
-    r"(?i)remember|forget|mind|\bnote|write down|save|memori[sz]e|store|future reference|for the record|"
-    r"information|fyi|know|actually|correction|wrong|true any|longer true|any ?more|not (?:right|correct)|outdated|"
-    r"mistake|misspoke|i mean|erase|delete|remove|drop"
-)
+HINTS: Final[Sequence[str]] = _DATA["hints"]
 QUOTED: Final = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\"[^\"]{0,1000}\"|^>.*$", re.DOTALL | re.MULTILINE)
 SENTENCE: Final = re.compile(r"[^.!?\n]+(?:[.!?](?!\s|$)[^.!?\n]*)*[.!?]*")
 ENDING: Final = re.compile(r"(?i)(?:[\s,;.!]|\b(?:please|thanks|thank you|ok|okay|freya)\b)+$")
@@ -81,7 +77,7 @@ def has_command(text: str) -> bool:
 
 def commands(text: str) -> Iterator[Command]:
     """The commands in the text, in order."""
-    if len(text) > LONGEST_SCANNED or HINT.search(text) is None:
+    if len(text) > LONGEST_SCANNED or not _hints(text.lower()):
         return
     own = QUOTED.sub(lambda match: " " * len(match[0]), text.translate(TYPOGRAPHY))
     found = (_command(sentence[0]) for sentence in SENTENCE.finditer(own))
@@ -96,6 +92,10 @@ def stated(statement: str) -> Stated:
             named = match.groupdict().get("slot")
             return Stated(canonical_slot(named or slot), kind, match["value"].strip())
     return Stated("note", "note", None)
+
+
+def _hints(lower: str) -> bool:
+    return any(hint in lower for hint in HINTS)
 
 
 def _command(sentence: str) -> Command | None:

@@ -1,12 +1,15 @@
 """Commands: what is one, what only looks like one, and what code understands of a statement."""
 
+import re
 import time
+import tomllib
+from importlib import resources
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freya_gateway.memory.phrases import commands, has_command, stated
+from freya_gateway.memory.phrases import HINTS, commands, has_command, stated
 
 
 def found(text: str) -> list[tuple[str, str]]:
@@ -125,3 +128,11 @@ def test_hostile_text_takes_no_time(text: str) -> None:
     started = time.perf_counter()
     list(commands(text))
     assert time.perf_counter() - started < 0.25
+
+
+def test_every_command_has_a_hint() -> None:
+    """Else it would never be looked at."""
+    phrases = tomllib.loads(resources.files("freya_gateway.memory").joinpath("commands.toml").read_text("utf-8"))
+    for phrase in (*phrases["remember"], *phrases["forget"], *phrases["correct"]):
+        plain = re.sub(r"\(\?:([^|)]*)[^)]*\)|\?", lambda match: match[1] or "", phrase)
+        assert any(hint in plain for hint in HINTS), phrase
