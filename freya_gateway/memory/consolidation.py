@@ -108,14 +108,14 @@ def _expiry(operation: Operation, planned: datetime | None, said_at: datetime) -
 
 def _place(draft: Draft, target: Fact | None, support: Support, ledger: Ledger) -> None:
     """Finds the draft's place among the facts."""
+    same = ledger.same(draft)  # first: what the user has brought back may be said in the words that were forgotten
+    if same is not None:
+        _confirm(same, support, ledger)
+        return
     if ledger.is_buried(draft):
         raise Rejected("forgotten")
     if draft.expires_at is not None and draft.expires_at <= ledger.now:
         raise Rejected("expired")
-    same = ledger.same(draft)
-    if same is not None:
-        _confirm(same, support, ledger)
-        return
     rival = target if target is not None and target.status == "active" else _rival(draft, ledger)
     if rival is not None:
         _contest(draft, rival, support, ledger)

@@ -7,7 +7,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from freya_gateway.db import facts
 from freya_gateway.db.engine import Database
+from freya_gateway.memory.facts import NewFact
 from tests.gateway import Running, running, settings_for
 from tests.model_server import ModelServer, Reply, Status
 from tests.remembering import living, operation
@@ -177,6 +179,33 @@ async def test_chat_answers_while_the_memory_model_fails(freya: Running, model: 
     model.script_for("Extraction", *[Status(500)] * 20)
     for number in range(7):
         assert (await say(freya, f"Message {number}"))["reply"]["status"] == "complete"
+
+
+async def test_chat_goes_on_where_a_command_cannot_be_carried_out_and_learning_does_it(
+    freya: Running, database_url: str, model: ModelServer
+) -> None:
+    database = freya.gateway.database
+    user = await freya.gateway.users.id_of("owner")
+    async with database.transaction() as connection:
+        await facts.lock(connection, user)
+        assert (await say(freya, "Remember that my sister is called Ana"))["reply"]["status"] == "complete"
+    assert await held(freya) == []
+    async with living(database, database_url, model, "owner") as life:
+        await life.learn()
+    assert await held(freya) == ["My sister is called Ana"]
+
+
+async def test_a_forgotten_fact_comes_back_only_by_the_user(
+    database: Database, database_url: str, model: ModelServer
+) -> None:
+    async with living(database, database_url, model) as life:
+        ana = operation(statement="The user's sister is called Ana.", slot="sister", kind="relation", value="Ana")
+        (fact,) = await life.told("My sister is called Ana", ana)
+        await life.service.forget(life.user_id, fact.id)
+        assert await life.told("My sister Ana called", ana) == []
+        await life.service.add(life.user_id, NewFact("Ana is my sister", slot="sister", value="Ana"))
+        (fact,) = await life.told("Ana, my sister, called", ana)
+        assert (fact.statement, fact.confirmations) == ("Ana is my sister", 2)
 
 
 async def test_commands_are_obeyed_once_however_often_they_are_read(
