@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID, uuid4
 
@@ -23,7 +24,6 @@ from freya_gateway.errors import LostClaim, ModelError, Unavailable
 from freya_gateway.events.relay import every
 from freya_gateway.metrics import Metrics
 
-SWEEP_SECONDS = 15.0
 WAKE_SECONDS = 1.0  # turns that end together are looked at together, after their replies have gone out
 RETRY_SECONDS = 5.0
 RELEASE_SECONDS = 2.0
@@ -33,6 +33,14 @@ CONNECTIONS: Final = 1 + MODEL_LANES  # that a worker can use at once
 WOKEN_KINDS: tuple[Kind, ...] = ("index", "facts")  # a turn's end makes no topic due that a sweep would not find
 
 Job = tuple[Kind, UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds between two looks at all users, and between two renewals of a lease."""
+
+    sweep: float = 15.0
+    renew: float = LEASE_SECONDS / 3
 
 
 class Work(Protocol):
@@ -56,13 +64,13 @@ class Worker:
         metrics: Metrics,
         *,
         now: Now,
-        sweep_seconds: float = SWEEP_SECONDS,
+        pace: Pace = Pace(),
     ) -> None:
         self._database = database
         self._works = works
         self._metrics = metrics
         self._now = now
-        self._sweep_seconds = sweep_seconds * random.uniform(0.75, 1.25)  # replicas do not look all at once
+        self._pace = pace
         self._woken: set[UUID] = set()
         self._listed: set[Job] = set()
         self._index_jobs: asyncio.Queue[Job] = asyncio.Queue()
@@ -76,7 +84,8 @@ class Worker:
         """Until cancelled; what is under way is given back then."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(every(WAKE_SECONDS, self.look), name="memory-look")
-            tasks.create_task(every(self._sweep_seconds, self.sweep), name="memory-sweep")
+            interval = self._pace.sweep * random.uniform(0.75, 1.25)  # replicas do not look all at once
+            tasks.create_task(every(interval, self.sweep), name="memory-sweep")
             tasks.create_task(self._work_off(self._index_jobs), name="memory-index")
             for lane in range(MODEL_LANES):
                 tasks.create_task(self._work_off(self._model_jobs), name=f"memory-model-{lane}")
@@ -174,7 +183,7 @@ class Worker:
         """Runs the work and keeps its lease meanwhile. Raises LostClaim when it is another's."""
         task = asyncio.create_task(self._works[claim.kind].run(claim), name=f"memory-{claim.kind}-{claim.user_id}")
         try:
-            while not (await asyncio.wait({task}, timeout=LEASE_SECONDS / 3))[0]:
+            while not (await asyncio.wait({task}, timeout=self._pace.renew))[0]:
                 if not await self._kept(claim):
                     raise LostClaim(claim.kind)
             task.result()

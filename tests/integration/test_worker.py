@@ -16,7 +16,7 @@ from freya_gateway.db.engine import Database
 from freya_gateway.db.imports import ImportedConversation, ImportedMessage
 from freya_gateway.db.memory_work import MOST_ATTEMPTS, Kind, WorkClaim
 from freya_gateway.errors import LostClaim, ModelError, Unavailable
-from freya_gateway.memory.worker import MODEL_LANES, Worker
+from freya_gateway.memory.worker import MODEL_LANES, Pace, Worker
 from freya_gateway.metrics import Metrics
 
 LONG_AGO = timedelta(days=30)
@@ -109,7 +109,7 @@ def runs(metrics: Metrics, kind: Kind, outcome: str) -> float | None:
 async def test_the_sweep_finds_what_no_wake_announced(database: Database) -> None:
     user, metrics = await someone(database), Metrics()
     index, facts = Fake(database), Fake(database)
-    worker = Worker(database, {"index": index, "facts": facts}, metrics, now=utc_now, sweep_seconds=0.1)
+    worker = Worker(database, {"index": index, "facts": facts}, metrics, now=utc_now, pace=Pace(sweep=0.1))
     async with working(worker):
         await until(lambda: bool(index.done and facts.done))
         await asyncio.sleep(0.5)
@@ -122,7 +122,7 @@ async def test_the_sweep_finds_what_no_wake_announced(database: Database) -> Non
 
 async def test_a_wake_is_enough_and_brings_the_rest_too(database: Database) -> None:
     user, index = await someone(database, messages=6), Fake(database)
-    worker = Worker(database, {"index": index}, Metrics(), now=utc_now, sweep_seconds=3600)
+    worker = Worker(database, {"index": index}, Metrics(), now=utc_now, pace=Pace(sweep=3600))
     async with working(worker):
         worker.wake(user)
         await until(lambda: len(index.done) == 3)
@@ -133,7 +133,7 @@ async def test_index_work_never_waits_for_a_model(database: Database) -> None:
     await asyncio.gather(*(someone(database) for _ in range(4)))
     index, facts = Fake(database), Fake(database)
     facts.gate.clear()
-    worker = Worker(database, {"index": index, "facts": facts}, Metrics(), now=utc_now, sweep_seconds=0.1)
+    worker = Worker(database, {"index": index, "facts": facts}, Metrics(), now=utc_now, pace=Pace(sweep=0.1))
     async with working(worker):
         await until(lambda: len(set(index.done)) == 4 and len(facts.begun) == MODEL_LANES)
         await asyncio.sleep(0.3)
@@ -145,9 +145,9 @@ async def test_index_work_never_waits_for_a_model(database: Database) -> None:
 async def test_work_that_is_cut_off_is_given_back_and_done_once_by_another(database: Database) -> None:
     user, first, second = await someone(database), Fake(database), Fake(database)
     first.gate.clear()
-    async with working(Worker(database, {"facts": first}, Metrics(), now=utc_now, sweep_seconds=0.1)):
+    async with working(Worker(database, {"facts": first}, Metrics(), now=utc_now, pace=Pace(sweep=0.1))):
         await until(lambda: bool(first.begun))
-    async with working(Worker(database, {"facts": second}, Metrics(), now=utc_now, sweep_seconds=0.1)):
+    async with working(Worker(database, {"facts": second}, Metrics(), now=utc_now, pace=Pace(sweep=0.1))):
         await until(lambda: bool(second.done))
     assert (first.done, second.done) == ([], [user])
     assert (await state(database, user, "facts")).attempts == 0
@@ -156,17 +156,33 @@ async def test_work_that_is_cut_off_is_given_back_and_done_once_by_another(datab
 async def test_a_worker_that_lost_its_lease_writes_nothing(database: Database) -> None:
     user, slow, heir, metrics = await someone(database), Fake(database), Fake(database), Metrics()
     slow.gate.clear()
-    paused = Worker(database, {"facts": slow}, metrics, now=utc_now, sweep_seconds=3600)
+    paused = Worker(database, {"facts": slow}, metrics, now=utc_now, pace=Pace(sweep=3600))
     await paused.sweep()
     async with working(paused):
         await until(lambda: bool(slow.begun))
         await expire(database)
-        async with working(Worker(database, {"facts": heir}, Metrics(), now=utc_now, sweep_seconds=0.1)):
+        async with working(Worker(database, {"facts": heir}, Metrics(), now=utc_now, pace=Pace(sweep=0.1))):
             await until(lambda: bool(heir.done))
         slow.gate.set()
         await until(lambda: runs(metrics, "facts", "lost") == 1)
     assert (slow.done, heir.done) == ([], [user])
     assert (await state(database, user, "facts")).done_seq == 2
+
+
+async def test_a_lease_is_renewed_while_its_work_runs_and_the_work_ends_when_it_is_lost(database: Database) -> None:
+    user, slow, metrics = await someone(database), Fake(database), Metrics()
+    slow.gate.clear()
+    worker = Worker(database, {"facts": slow}, metrics, now=utc_now, pace=Pace(sweep=3600, renew=0.1))
+    await worker.sweep()
+    async with working(worker):
+        await until(lambda: bool(slow.begun))
+        await expire(database)
+        await asyncio.sleep(0.5)
+        assert await taken(database, user, "facts") is None
+        async with database.transaction() as connection:
+            await connection.execute("UPDATE memory_work SET owner = 'another'")
+        await until(lambda: runs(metrics, "facts", "lost") == 1)
+    assert slow.done == []
 
 
 @pytest.mark.parametrize(
@@ -176,7 +192,7 @@ async def test_a_worker_that_lost_its_lease_writes_nothing(database: Database) -
 async def test_a_failure_is_written_down_and_tried_again(database: Database, failure: Exception, code: str) -> None:
     user, metrics = await someone(database), Metrics()
     facts = Fake(database, failures=[failure])
-    async with working(Worker(database, {"facts": facts}, metrics, now=utc_now, sweep_seconds=0.1)):
+    async with working(Worker(database, {"facts": facts}, metrics, now=utc_now, pace=Pace(sweep=0.1))):
         await until(lambda: runs(metrics, "facts", "failed") == 1)
         await asyncio.sleep(0.4)
         failed = await state(database, user, "facts")
@@ -190,7 +206,7 @@ async def test_a_failure_is_written_down_and_tried_again(database: Database, fai
 async def test_memory_work_outlives_a_postgresql_that_was_away(database: Database) -> None:
     user = await someone(database)
     facts = Fake(database, failures=[Unavailable("database_unavailable", "away")])
-    async with working(Worker(database, {"facts": facts}, Metrics(), now=utc_now, sweep_seconds=0.1)):
+    async with working(Worker(database, {"facts": facts}, Metrics(), now=utc_now, pace=Pace(sweep=0.1))):
         await until(lambda: not facts.failures)
         await expire(database)
         await until(lambda: facts.done == [user])
@@ -200,7 +216,7 @@ async def test_memory_work_outlives_a_postgresql_that_was_away(database: Databas
 async def test_work_goes_on_after_every_connection_was_cut(database: Database, database_url: str) -> None:
     user, facts = await someone(database), Fake(database)
     facts.gate.clear()
-    worker = Worker(database, {"facts": facts}, Metrics(), now=utc_now, sweep_seconds=0.1)
+    worker = Worker(database, {"facts": facts}, Metrics(), now=utc_now, pace=Pace(sweep=0.1))
     async with working(worker):
         await until(lambda: bool(facts.begun))
         connection = await asyncpg.connect(database_url)
@@ -218,7 +234,7 @@ async def test_work_goes_on_after_every_connection_was_cut(database: Database, d
 async def test_a_user_who_is_gone_stops_no_lane(database: Database) -> None:
     gone, user = await someone(database), await someone(database)
     index = Fake(database)
-    worker = Worker(database, {"index": index}, Metrics(), now=utc_now, sweep_seconds=3600)
+    worker = Worker(database, {"index": index}, Metrics(), now=utc_now, pace=Pace(sweep=3600))
     await worker.sweep()
     async with database.transaction() as connection:
         await connection.execute("DELETE FROM users WHERE id = $1", gone)
