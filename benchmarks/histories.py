@@ -27,12 +27,12 @@ class Language:
     def words(self, count: int) -> list[str]:
         return self._random.choices(self._words, cum_weights=self._cumulative, k=count)
 
-    def message(self, topic: list[str]) -> str:
-        count = self._random.randint(*WORDS)
+    def message(self, topic: list[str], words: tuple[int, int] = WORDS) -> str:
+        count = self._random.randint(*words)
         about = round(count * OF_TOPIC)
-        words = self._random.sample(topic, min(about, len(topic))) + self.words(count - about)
-        self._random.shuffle(words)
-        return " ".join(words) + ("?" if self._random.random() < 0.25 else ".")
+        said = self._random.sample(topic, min(about, len(topic))) + self.words(count - about)
+        self._random.shuffle(said)
+        return " ".join(said) + ("?" if self._random.random() < 0.25 else ".")
 
     def question(self, text: str) -> str:
         """Some of a message's words, as one who remembers it would use them."""

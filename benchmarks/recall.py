@@ -246,7 +246,10 @@ async def _token_table(store: Database, questions: Sequence[Asked]) -> Table:
     table = Table("recalled block", *(f"{tokens} tokens" for tokens in TOKENS), title="Evidence in the prompt")
     shares: list[str] = []
     for tokens in TOKENS:
-        budget = Budget(facts=0, history=0, small_history=1, recalled=tokens, recalled_outright=tokens)
+        budget = Budget(
+            facts=0, history=0, small_history=1,
+            recalled=tokens, recalled_in_passing=tokens, recalled_outright=tokens,
+        )  # fmt: skip
         shares.append(_percent([_share(one, await _recalled(store, one, budget)) for one in questions]))
     table.add_row("evidence", *shares)
     return table

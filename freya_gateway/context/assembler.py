@@ -1,7 +1,8 @@
 """The context engine: puts into a model call what Freya should have in mind, within the budget.
 
-Blocks in order: persona, facts, recent history, recalled messages, the user's words. The first three change as rarely
-as possible, because providers bill a repeated prefix at a fraction. Short reads; no connection outlives them.
+Blocks in order: persona, facts, recent history, news, recalled messages, the user's words. The first three change as
+rarely as possible, because providers bill a repeated prefix at a fraction: a fact that is newer than the window waits
+among the news, behind the history, until the window moves on. Short reads; no connection outlives them.
 """
 
 from collections.abc import Sequence
@@ -11,15 +12,25 @@ from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 from freya_gateway.clock import Now
-from freya_gateway.context.blocks import Block, facts_block, history_block, persona_block, recalled_block, words_block
+from freya_gateway.context.blocks import (
+    Block,
+    affordable_facts,
+    facts_block,
+    history_block,
+    persona_block,
+    recalled_block,
+    words_block,
+)
 from freya_gateway.context.budget import MESSAGE_OVERHEAD, Budget, window
+from freya_gateway.context.prompts import NEWS_TITLE
 from freya_gateway.context.recalled import affordable, passages
 from freya_gateway.db import prompt as store
 from freya_gateway.db.engine import Database
-from freya_gateway.db.prompt import Annotations, Material, Said
+from freya_gateway.db.prompt import ActiveFact, Annotations, Material, Said
 from freya_gateway.errors import ConfigurationError
 from freya_gateway.llm.tokens import count_tokens
 from freya_gateway.llm.types import ChatMessage
+from freya_gateway.memory.leaning import asks
 from freya_gateway.memory.recall import Question, Recall, Recollection
 
 MIN_ROOM = 500  # tokens that a persona must leave
@@ -69,7 +80,9 @@ class Assembler:
     async def preview(self, user_id: UUID, text: str) -> Prompt:
         """The prompt that `text` would get if it were sent now; nothing is stored."""
         found = await self._read(user_id, None)
-        return await self._assembled(user_id, found, [Said(uuid4(), UNSENT, "user", text, count_tokens(text))])
+        return await self._assembled(
+            user_id, found, [Said(uuid4(), UNSENT, "user", text, count_tokens(text), self._now())]
+        )
 
     async def _read(self, user_id: UUID, turn_id: UUID | None) -> Material:
         async with self._database.reading() as connection:
@@ -80,18 +93,18 @@ class Assembler:
     async def _assembled(self, user_id: UUID, found: Material, said: Sequence[Said]) -> Prompt:
         words = words_block(said)
         spent = self._persona.n_tokens + words.n_tokens + REPLY_PRIMING
-        facts = facts_block(found.facts, max(min(self._budget.facts, self._budget.total - spent), 0))
-        budget, whole = self._budget.history_room(spent=spent + facts.n_tokens)
-        recent = window(found.recent, whole=whole, budget=budget)
-        history = history_block(recent)
+        known = affordable_facts(found.facts, max(min(self._budget.facts, self._budget.total - spent), 0))
+        known_tokens = sum(block.n_tokens for block in (facts_block(known), facts_block(known[:1], title=NEWS_TITLE)))
+        budget, whole = self._budget.history_room(spent=spent + known_tokens)
+        recent = window(found.recent, whole=whole, budget=budget, step=self._budget.step)
+        facts, news = _settled(known, recent)
+        blocks = {"persona": self._persona, "facts": facts, "history": history_block(recent), "news": news}
         recalled = Block()
         if len(recent) < len(found.recent):  # else the whole history is there
             question = _question(user_id, found, said, recent, self._now)
-            room = self._budget.total - spent - facts.n_tokens - history.n_tokens
+            room = self._budget.total - REPLY_PRIMING - words.n_tokens - sum(b.n_tokens for b in blocks.values())
             recalled = await self._recalled(question, room)
-        return _prompt(
-            {"persona": self._persona, "facts": facts, "history": history, "recalled": recalled, "words": words}
-        )
+        return _prompt(blocks | {"recalled": recalled, "words": words})
 
     async def _recalled(self, question: Question, room: int) -> Block:
         if self._recall is None:
@@ -99,12 +112,16 @@ class Assembler:
         found = await self._recall.search(question)
         if found.failure:
             return Block(trace={"tokens": 0, "failure": found.failure})
-        most = self._budget.recalled_outright if found.asked_outright else self._budget.recalled
-        room = min(room, most)
+        room = min(room, self._most_recalled(question, found))
         chosen = affordable(found.hits, room=room)
         notes = await self._annotations(question.user_id, found, [hit.id for hit in chosen])
         block = passages(chosen, notes, zone=ZoneInfo(question.time_zone), room=room)
         return recalled_block(block) if block else Block()
+
+    def _most_recalled(self, question: Question, found: Recollection) -> int:
+        if found.asked_outright:
+            return self._budget.recalled_outright
+        return self._budget.recalled if asks(question.text) else self._budget.recalled_in_passing
 
     async def _annotations(self, user_id: UUID, found: Recollection, messages: Sequence[UUID]) -> Annotations:
         if not messages:
@@ -126,12 +143,21 @@ def _question(user_id: UUID, found: Material, said: Sequence[Said], recent: Sequ
     )
 
 
+def _settled(known: Sequence[ActiveFact], recent: Sequence[Said]) -> tuple[Block, Block]:
+    """The facts from before the window, and those learned since."""
+    begin = recent[0].at if recent else None
+    old = [fact for fact in known if begin is None or fact.since < begin]
+    new = [fact for fact in known if begin is not None and fact.since >= begin]
+    return facts_block(old), facts_block(new, title=NEWS_TITLE)
+
+
 def _prompt(blocks: dict[str, Block]) -> Prompt:
-    facts, recalled = blocks["facts"].trace, blocks["recalled"].trace
+    known = [*blocks["facts"].trace.get("ids", ()), *blocks["news"].trace.get("ids", ())]
+    recalled = blocks["recalled"].trace
     return Prompt(
         messages=tuple(message for block in blocks.values() for message in block.messages),
         n_tokens=sum(block.n_tokens for block in blocks.values()) + REPLY_PRIMING,
-        facts=tuple(facts.get("ids", ())),
+        facts=tuple(known),
         topics=tuple(recalled.get("topics", ())),
         recalled=tuple(recalled.get("ids", ())),
         blocks={name: block.trace for name, block in blocks.items()},

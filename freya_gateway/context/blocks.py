@@ -34,19 +34,27 @@ def words_block(said: Sequence[Said]) -> Block:
     return Block(messages, tokens, {"tokens": tokens, "ids": [m.id for m in said]})
 
 
-def facts_block(facts: Sequence[ActiveFact], room: int) -> Block:
-    """The most important facts that fit, each at its place: the block stays the same, byte for byte, until they do."""
+def affordable_facts(facts: Sequence[ActiveFact], room: int) -> list[ActiveFact]:
+    """The most important facts that fit into `room` tokens, each at its place."""
     chosen = list(facts)
     while chosen and sum(fact.n_tokens + LINE_TOKENS for fact in chosen) > room:
         chosen.pop()
-    while chosen:
-        standing = sorted(chosen, key=lambda fact: fact.place)
-        text = fenced(FACTS_TITLE, [fact.statement for fact in standing])
-        tokens = cost(count_tokens(text))
-        if tokens <= room:
-            return Block((ChatMessage("user", text),), tokens, {"tokens": tokens, "ids": [f.id for f in standing]})
+    while chosen and cost(count_tokens(_fenced(FACTS_TITLE, chosen))) > room:
         chosen.pop()
-    return Block()
+    return sorted(chosen, key=lambda fact: fact.place)
+
+
+def facts_block(facts: Sequence[ActiveFact], *, title: str = FACTS_TITLE) -> Block:
+    """The same facts give the same block, byte for byte."""
+    if not facts:
+        return Block()
+    text = _fenced(title, facts)
+    tokens = cost(count_tokens(text))
+    return Block((ChatMessage("user", text),), tokens, {"tokens": tokens, "ids": [fact.id for fact in facts]})
+
+
+def _fenced(title: str, facts: Sequence[ActiveFact]) -> str:
+    return fenced(title, [fact.statement for fact in facts])
 
 
 def history_block(recent: Sequence[Said]) -> Block:

@@ -2,42 +2,48 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from freya_gateway.db.query import Connection, Query, Row
 
 MOST_FACTS = 200
 MOST_RECENT = 512
+ANCHORS = MOST_RECENT // 2  # messages between two places that tokens are counted from
 
 # Recent messages: replies stand after the message they answer, also where others were sent meanwhile; what is still
 # queued or running is not history yet. The window ends where the budget does, so its cost does not grow with the
 # history, and holds one message more than fits, so that its reader sees that there are more.
 # Facts: the rank says which go first where room is short; the place, where each stands, changes only with the facts.
 READ = Query(f"""
-SELECT 'user' AS part, 0 AS rank, id, 0 AS place, time_zone AS role, display_name AS text, 0 AS n_tokens FROM users
+SELECT 'user' AS part, 0 AS rank, id, 0 AS place, time_zone AS role, display_name AS text, 0 AS n_tokens,
+       created_at AS at, 0 AS offset_ FROM users
 WHERE id = :user_id
 UNION ALL
-SELECT 'words', seq, id, seq, role, text, n_tokens FROM messages
+SELECT 'words', seq, id, seq, role, text, n_tokens, said_at, 0 FROM messages
 WHERE user_id = :user_id AND turn_id = cast(:turn_id AS uuid) AND role = 'user'
 UNION ALL
 (SELECT 'fact', row_number() OVER (
      ORDER BY pinned DESC, (kind = 'identity') DESC, confirmations DESC, created_at DESC, id
  ) AS rank, id, row_number() OVER (ORDER BY pinned DESC, (kind = 'identity') DESC, created_at, id), '', statement,
- n_tokens
+     n_tokens, created_at, 0
  FROM facts
  WHERE user_id = :user_id AND status = 'active' AND (expires_at IS NULL OR expires_at > now())
  ORDER BY rank LIMIT {MOST_FACTS})
 UNION ALL
-SELECT 'recent', row_number() OVER (ORDER BY place, seq), id, place, role, text, n_tokens FROM (
-    SELECT m.id, m.seq, m.role, m.text, m.n_tokens, coalesce(m.reply_to, m.seq) AS place,
-           sum(m.n_tokens + :overhead) OVER (ORDER BY coalesce(m.reply_to, m.seq) DESC, m.seq DESC) AS total
+SELECT 'recent', row_number() OVER (ORDER BY place, seq), id, place, role, text, n_tokens, said_at, anchored - suffix
+FROM (
+    SELECT m.*, sum(CASE WHEN waits THEN 0 ELSE cost END) OVER newest_first AS total,
+           sum(cost) OVER newest_first AS suffix, sum(CASE WHEN seq > anchor THEN cost ELSE 0 END) OVER () AS anchored
     FROM (
-        SELECT * FROM messages WHERE user_id = :user_id AND text <> '' ORDER BY seq DESC LIMIT {MOST_RECENT}
-    ) m
-    WHERE m.turn_id IS NULL OR m.turn_id <> ALL (
-        ARRAY(SELECT id FROM turns WHERE user_id = :user_id AND state <> 'done')
-    )
-) w WHERE total - n_tokens - :overhead < cast(:budget AS bigint)
+        SELECT id, seq, role, text, n_tokens, said_at, coalesce(reply_to, seq) AS place, n_tokens + :overhead AS cost,
+               turn_id IS NOT NULL AND turn_id = ANY (
+                   ARRAY(SELECT id FROM turns WHERE user_id = :user_id AND state <> 'done')
+               ) AS waits,
+               (SELECT (last_message / {ANCHORS} - 1) * {ANCHORS} FROM streams WHERE user_id = :user_id) AS anchor
+        FROM messages WHERE user_id = :user_id AND text <> '' ORDER BY seq DESC LIMIT {MOST_RECENT}
+    ) m WINDOW newest_first AS (ORDER BY place DESC, seq DESC)
+) w WHERE NOT waits AND total - cost <= cast(:budget AS bigint)
 ORDER BY part, rank
 """)
 
@@ -51,6 +57,8 @@ class Said:
     role: str
     text: str
     n_tokens: int
+    at: datetime
+    offset: int = 0  # tokens before it, counted from a place that changes rarely
 
 
 # A message that a superseded fact stands on, with what holds instead.
@@ -75,6 +83,7 @@ class ActiveFact:
     statement: str
     n_tokens: int
     place: int
+    since: datetime  # when it was learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +115,9 @@ async def read(connection: Connection, user_id: UUID, turn_id: UUID | None, *, b
         time_zone=user["role"],
         words=[_said(row) for row in rows if row["part"] == "words"],
         facts=[
-            ActiveFact(row["id"], row["text"], row["n_tokens"], row["place"]) for row in rows if row["part"] == "fact"
+            ActiveFact(row["id"], row["text"], row["n_tokens"], row["place"], row["at"])
+            for row in rows
+            if row["part"] == "fact"
         ],
         recent=[_said(row) for row in rows if row["part"] == "recent"],
     )
@@ -122,4 +133,4 @@ async def annotations(
 
 
 def _said(row: Row) -> Said:
-    return Said(row["id"], row["place"], row["role"], row["text"], row["n_tokens"])
+    return Said(row["id"], row["place"], row["role"], row["text"], row["n_tokens"], row["at"], row["offset_"])

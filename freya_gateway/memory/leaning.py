@@ -20,6 +20,10 @@ ASKS_MEMORY = re.compile(
     r"|\b(?:have|had|did) i (?:ever |already )?(?:tell|told|mention|mentioned|say|said)\b"
     r"|\b(?:the )?last time (?:i|we)\b|\bi (?:told|mentioned|said)\b[^.?!]*\?"
 )
+ASKS = re.compile(
+    r"(?:who|whose|what|when|where|which|why|how|is|are|was|were|do|does|did|can|could|should|would|will|have|has|had"
+    r"|tell me|name)\b"
+)
 
 MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
           "december")  # fmt: skip
@@ -45,6 +49,11 @@ class Names:
 
     user: str | None
     companion: str
+
+
+def asks(text: str) -> bool:
+    """Whether the words ask anything: worth more of the prompt than what is said in passing."""
+    return "?" in text or ASKS.match(_plain(text)) is not None or asks_memory(text)
 
 
 def asks_memory(text: str) -> bool:

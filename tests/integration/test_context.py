@@ -1,6 +1,7 @@
 """What the model is given: the blocks in their order, within the budget, with a trace that holds no words."""
 
 import json
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -16,20 +17,20 @@ from tests.integration.conftest import Core
 from tests.model_server import Gated, ModelServer, Reply
 
 PERSONA = "You are Freya."
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 SHORT = Budget(history=20, small_history=21)  # room for one exchange
 
 
-async def add_fact(database_url: str, user: UUID, statement: str, *, pinned: bool = False) -> UUID:
+async def add_fact(
+    database_url: str, user: UUID, statement: str, *, pinned: bool = False, learned_at: datetime = LONG_AGO
+) -> UUID:
     connection = await asyncpg.connect(database_url)
     fact = uuid4()
     await connection.execute(
-        """INSERT INTO facts (user_id, id, subject, slot, kind, statement, statement_hash, status, pinned)
-           VALUES ($1, $2, 'user', 'note', 'preference', $3, sha256(convert_to($3::text, 'UTF8')), 'active', $4)""",
-        user,
-        fact,
-        statement,
-        pinned,
-    )
+        """INSERT INTO facts (user_id, id, subject, slot, kind, statement, statement_hash, status, pinned, created_at)
+           VALUES ($1, $2, 'user', 'note', 'preference', $3, sha256(convert_to($3::text, 'UTF8')), 'active', $4, $5)""",
+        user, fact, statement, pinned, learned_at,
+    )  # fmt: skip
     await connection.close()
     return fact
 
@@ -68,6 +69,21 @@ async def test_blocks_stand_in_order_and_memory_never_in_a_system_message(
     assert set(told[:2]) <= set(prompt.recalled)
 
 
+async def test_what_was_learned_since_the_window_began_stands_behind_it_and_leaves_the_prefix_alone(
+    core: Core, model: ModelServer, database_url: str
+) -> None:
+    user, database = await core.user(), core.means.database
+    old = await add_fact(database_url, user, "Is called Ana.")
+    await said(database, user, *SMALL_TALK)
+    assembler = Assembler(database, PERSONA, budget=Budget(), now=utc_now, recall=Recall(database))
+    before = await assembler.preview(user, "Hi!")
+    new = await add_fact(database_url, user, "Has a dog called Bo.", learned_at=utc_now())
+    after = await assembler.preview(user, "Hi!")
+    assert (before.facts, after.facts) == ((old,), (old, new))
+    assert after.messages[: len(before.messages) - 1] == before.messages[:-1]
+    assert "Bo" in after.messages[-2].content
+
+
 async def test_nothing_is_recalled_twice_or_into_a_prompt_that_holds_the_whole_history(core: Core) -> None:
     user, database = await core.user(), core.means.database
     told = await said(database, user, ["The harbour is closed.", "Which harbour?"])
@@ -89,8 +105,10 @@ async def test_asking_outright_gets_more_of_the_prompt(core: Core) -> None:
     await said(database, user, *SMALL_TALK * 20)
     assembler = Assembler(database, PERSONA, budget=Budget(), now=utc_now, recall=Recall(database))
     passing = await assembler.preview(user, "I walked to the harbour.")
+    asked = await assembler.preview(user, "How was the harbour?")
     outright = await assembler.preview(user, "Do you remember the harbour?")
-    assert 700 < passing.blocks["recalled"]["tokens"] <= 1000
+    assert 90 < passing.blocks["recalled"]["tokens"] <= 150
+    assert 700 < asked.blocks["recalled"]["tokens"] <= 1000
     assert 1500 < outright.blocks["recalled"]["tokens"] <= 2000
 
 
@@ -144,7 +162,7 @@ async def test_the_trace_holds_ids_and_tokens_but_no_words(core: Core, model: Mo
     row = await connection.fetchrow("SELECT n_tokens, blocks FROM prompt_traces WHERE turn_id = $1", sent.turn_id)
     await connection.close()
     blocks = json.loads(row["blocks"])
-    assert set(blocks) == {"persona", "facts", "history", "recalled", "words"}
+    assert set(blocks) == {"persona", "facts", "history", "news", "recalled", "words"}
     assert blocks["facts"]["ids"] == [str(fact)]
     assert row["n_tokens"] == sum(block["tokens"] for block in blocks.values()) + 3
     assert "secret" not in row["blocks"]
