@@ -101,10 +101,21 @@ class Assembler:
         blocks = {"persona": self._persona, "facts": facts, "history": history_block(recent), "news": news}
         recalled = Block()
         if len(recent) < len(found.recent):  # else the whole history is there
-            question = _question(user_id, found, said, recent, self._now)
+            question = self._question(user_id, found, said=said, recent=recent)
             room = self._budget.total - REPLY_PRIMING - words.n_tokens - sum(b.n_tokens for b in blocks.values())
             recalled = await self._recalled(question, room)
         return _prompt(blocks | {"recalled": recalled, "words": words})
+
+    def _question(self, user_id: UUID, found: Material, *, said: Sequence[Said], recent: Sequence[Said]) -> Question:
+        return Question(
+            user_id=user_id,
+            text="\n".join(message.text for message in said),
+            now=self._now(),
+            user_name=found.user_name,
+            time_zone=found.time_zone,
+            before=min(message.place for message in said),
+            present=frozenset(message.id for message in recent),
+        )
 
     async def _recalled(self, question: Question, room: int) -> Block:
         if self._recall is None:
@@ -129,18 +140,6 @@ class Assembler:
         topics = list({hit.topic_id for hit in found.hits if hit.topic_id})
         async with self._database.reading() as connection:
             return await store.annotations(connection, user_id, topics=topics, messages=messages)
-
-
-def _question(user_id: UUID, found: Material, said: Sequence[Said], recent: Sequence[Said], now: Now) -> Question:
-    return Question(
-        user_id=user_id,
-        text="\n".join(message.text for message in said),
-        now=now(),
-        user_name=found.user_name,
-        time_zone=found.time_zone,
-        before=min(message.place for message in said),
-        present=frozenset(message.id for message in recent),
-    )
 
 
 def _settled(known: Sequence[ActiveFact], recent: Sequence[Said]) -> tuple[Block, Block]:
