@@ -1,4 +1,4 @@
-"""`python -m benchmarks [streaming|idle|resume|all] [--quick]`. Starts all it needs on loopback, and stops it."""
+"""`python -m benchmarks [streaming|idle|resume|memory|all] [--quick]`. Starts what it needs on loopback, and stops it."""
 
 import argparse
 import signal
@@ -7,12 +7,12 @@ import sys
 import uvloop
 from rich.console import Console
 
-from benchmarks import idle, resume, streaming
+from benchmarks import idle, memory, resume, streaming
 from benchmarks.processes import RESULTS, Cores, divide_cores, pin, raise_file_limit
 from benchmarks.report import Report
 from benchmarks.stage import Stage, database, stage
 
-PARTS = ("streaming", "idle", "resume")
+PARTS = ("streaming", "idle", "resume", "memory")
 IDLE_STREAMS, FEW_IDLE_STREAMS = 5000, 500
 
 
@@ -53,6 +53,10 @@ async def _measure_part(part: str, ready: Stage, report: Report, console: Consol
         report.streaming = await streaming.measure(ready, plan, say)
     elif part == "idle":
         report.idle = await idle.measure(ready, FEW_IDLE_STREAMS if quick else IDLE_STREAMS, say)
+    elif part == "memory":
+        pin(ready.cores.tested)  # it measures in this process; PostgreSQL stays where it is
+        plan = memory.Plan(sizes=(1_000, 10_000), others=100, turns=50) if quick else memory.Plan()
+        report.memory = await memory.measure(ready.database_url, plan, say)
     else:
         plan = resume.Plan(rate=400, cold=1) if quick else resume.Plan()
         report.resume = await resume.measure(ready, plan, say)
