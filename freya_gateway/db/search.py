@@ -50,7 +50,8 @@ GROUP BY lexeme, n_messages, c.total, c.n_terms ORDER BY n_messages, lexeme
 
 # `tf`: ts_rank of a single lexeme knows only how often it stands there (0.61 once, 0.76, 0.83, 0.86 ...), and is five
 # times as fast as to unnest the tsvector; above four times nothing changes.
-# LATERAL with LIMIT 1: a lookup by key for each row, also where the planner takes a new user's rows for none.
+# The planner cannot know how many rows match, and takes a new user's for none. So nothing is left to it: LATERAL with
+# LIMIT 1 is a lookup by key for each row, and what is looked up in memory stands in a jsonb object.
 # `spread`: what a message gives to itself, to the next (more, if it asks something), to the one after, to the previous.
 SEARCH = Query(f"""
 WITH asked AS MATERIALIZED (
@@ -72,20 +73,25 @@ WITH asked AS MATERIALIZED (
     SELECT seq, conversation_id, is_question,
            sum(weight * tf * 1.9 / (tf + 0.9 * (0.5 + 0.5 * size / cast(:mean_size AS float8)))) AS score
     FROM hits GROUP BY seq, conversation_id, is_question
-), segments_ AS (
-    SELECT segment, sum(weight * tf * 1.9 / (tf + 0.9)) AS score
-    FROM (SELECT segment, weight, sum(tf) AS tf FROM hits GROUP BY segment, query, weight) s GROUP BY segment
-), conversations_ AS (
-    SELECT conversation_id, sum(weight * tf * 1.9 / (tf + 0.9)) AS score
-    FROM (SELECT conversation_id, weight, sum(tf) AS tf FROM hits GROUP BY conversation_id, query, weight) s
-    GROUP BY conversation_id
+), segments_ AS MATERIALIZED (
+    SELECT jsonb_object_agg(segment, score) AS scores FROM (
+        SELECT segment, sum(weight * tf * 1.9 / (tf + 0.9)) AS score
+        FROM (SELECT segment, weight, sum(tf) AS tf FROM hits GROUP BY segment, query, weight) t GROUP BY segment
+    ) s
+), conversations_ AS MATERIALIZED (
+    SELECT jsonb_object_agg(conversation_id, score) AS scores FROM (
+        SELECT conversation_id, sum(weight * tf * 1.9 / (tf + 0.9)) AS score
+        FROM (SELECT conversation_id, weight, sum(tf) AS tf FROM hits GROUP BY conversation_id, query, weight) t
+        GROUP BY conversation_id
+    ) c
 ), spread AS (
     SELECT seq + g.step AS seq, conversation_id,
            sum(score * (g.share + CASE WHEN g.step = 1 AND is_question THEN 0.5 ELSE 0 END)) AS score
     FROM own, (VALUES (0, 1.0), (1, 0.3), (2, 0.1), (-1, 0.3)) g (step, share) GROUP BY 1, 2
 ), best AS (
-    SELECT s.seq, s.conversation_id, s.score + 0.3 * c.score AS score
-    FROM spread s JOIN conversations_ c USING (conversation_id) ORDER BY score DESC LIMIT {MOST_SCORED}
+    SELECT seq, conversation_id,
+           score + 0.3 * ((SELECT scores FROM conversations_) ->> conversation_id::text)::float8 AS score
+    FROM spread ORDER BY score DESC LIMIT {MOST_SCORED}
 ), rows_ AS MATERIALIZED (
     SELECT m.id, m.seq, m.role, m.said_at, m.segment, m.conversation_id,
            m.conversation_id = b.conversation_id AS together, b.score
@@ -94,13 +100,12 @@ WITH asked AS MATERIALIZED (
     ) m
 ), scored AS (
     SELECT r.id, r.seq, r.segment,
-           (r.score + 0.3 * coalesce(g.score, 0))
+           (r.score + 0.3 * coalesce(((SELECT scores FROM segments_) ->> coalesce(r.segment, r.seq)::text)::float8, 0))
            * CASE WHEN r.role = cast(:role AS text) THEN 2.0 ELSE 1.0 END
            * coalesce((SELECT max(factor) FROM unnest(cast(:starts AS timestamptz[]), cast(:ends AS timestamptz[]),
                                                       cast(:factors AS float8[])) w (starts, ends, factor)
                        WHERE r.said_at >= w.starts AND r.said_at < w.ends), 1.0) AS score
-    FROM rows_ r LEFT JOIN segments_ g ON g.segment = coalesce(r.segment, r.seq)
-    WHERE r.together AND r.seq < :before
+    FROM rows_ r WHERE r.together AND r.seq < :before
     ORDER BY score DESC, r.seq DESC LIMIT :limit
 )
 SELECT m.id, m.seq, m.role, m.text, m.said_at, m.n_tokens, s.topic_id, m.conversation_id, c.score
