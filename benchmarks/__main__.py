@@ -1,4 +1,4 @@
-"""`python -m benchmarks [streaming|idle|resume|memory|all] [--quick]`. Starts what it needs on loopback, and stops it."""
+"""`python -m benchmarks [streaming|idle|resume|memory|all] [--quick]`. Starts all it needs on loopback, then stops."""
 
 import argparse
 import signal

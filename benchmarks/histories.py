@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from freya_gateway.db.imports import ImportedConversation, ImportedMessage
+from freya_gateway.llm.tokens import count_tokens
 
 VOCABULARY = 30_000
 WORDS = (4, 22)  # of a message
@@ -45,20 +46,21 @@ class Language:
         return sorted(pairs[: VOCABULARY * 2], key=len)
 
 
-def conversations(language: Language, n_messages: int, *, tokens: int = 20) -> Iterator[ImportedConversation]:
+def conversations(language: Language, n_messages: int) -> Iterator[ImportedConversation]:
     """Conversations of MESSAGES messages, one a day, until there are `n_messages`."""
     for day in range(-(-n_messages // MESSAGES)):
         count = min(MESSAGES, n_messages - day * MESSAGES)
         topic, start = language.words(25), START + timedelta(hours=12 * day)
+        texts = [language.message(topic) for _ in range(count)]
         messages = [
             ImportedMessage(
                 id=UUID(int=(day << 32) + place + 1),
                 role="user" if place % 2 == 0 else "assistant",
-                text=language.message(topic),
-                n_tokens=tokens,
+                text=text,
+                n_tokens=count_tokens(text),
                 said_at=start + timedelta(minutes=place),
                 source={},
             )
-            for place in range(count)
+            for place, text in enumerate(texts)
         ]
         yield ImportedConversation(UUID(int=day + 1), None, messages, {})

@@ -76,6 +76,10 @@ def upgrade() -> None:
         postgresql_ops={"lexeme": "gin_trgm_ops"},
     )
     op.drop_column("segments", "n_terms")
+    op.drop_index(op.f("ix_segments_user_id_topic_id"), table_name="segments")
+    op.create_index(
+        "ix_segments_topic_id", "segments", ["user_id", "topic_id"], postgresql_where=sa.text("topic_id IS NOT NULL")
+    )
     op.add_column("conversations", sa.Column("grouped", sa.Text(), server_default=sa.text("'open'"), nullable=False))
     op.create_check_constraint(
         op.f("ck_conversations_grouped"), "conversations", "grouped IN ('open', 'makeshift', 'done')"
@@ -134,6 +138,8 @@ def downgrade() -> None:
     )
     op.drop_constraint(op.f("ck_conversations_grouped"), "conversations", type_="check")
     op.drop_column("conversations", "grouped")
+    op.drop_index("ix_segments_topic_id", table_name="segments")
+    op.create_index(op.f("ix_segments_user_id_topic_id"), "segments", ["user_id", "topic_id"])
     op.add_column("segments", sa.Column("n_terms", sa.Integer(), server_default=sa.text("0"), nullable=False))
     op.drop_index(
         "ix_term_stats_lexeme",

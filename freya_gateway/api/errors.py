@@ -22,7 +22,7 @@ PLAIN = {
     400: ("bad_json", "The body cannot be read as JSON in UTF-8."),
     404: ("not_found", "There is nothing at this address; see /docs for what there is."),
     405: ("method_not_allowed", "This address does not take this method; the Allow header names those it takes."),
-    413: ("body_too_large", "The body is longer than 1 MiB; send less."),
+    413: ("body_too_large", "The body is longer than 1 MiB (64 MiB for an import); send less."),
 }
 # RFC 9110's names, which Python uses from 3.13 on.
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
@@ -32,7 +32,7 @@ EXAMPLES = {
     403: ("forbidden_origin", "This origin may not call; name it in FREYA_ALLOWED_ORIGINS."),
     404: ("turn_not_found", "You have no turn with this id; check the id that the send returned."),
     409: ("busy", "A turn is running; wait for its reply, or send with if_busy queue or interrupt."),
-    413: ("body_too_large", "The body is longer than 1 MiB; send less."),
+    413: ("body_too_large", "The body is longer than 1 MiB (64 MiB for an import); send less."),
     415: ("unsupported_media_type", "Send JSON, with content-type: application/json."),
     422: ("invalid_request", "The request is not acceptable; `errors` says where."),
     429: ("rate_limited", "That was more than 60 messages in a minute; wait 12 s."),

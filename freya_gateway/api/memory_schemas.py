@@ -88,3 +88,27 @@ class WhyAnswer(BaseModel):
     topics: list[UsedTopic]
     recalled: list[UsedMessage]
     history: Annotated[int, Field(description="How many of the last messages it held, verbatim.")]
+
+
+class ImportProblem(BaseModel):
+    """Something in the file that is left out."""
+
+    place: Annotated[str, Field(description="Where, e.g. `facts[3]`.")]
+    problem: str
+
+
+class ImportedAnswer(BaseModel):
+    """What an import brought in or, as a dry run, would."""
+
+    dry_run: bool
+    restored: Annotated[bool, Field(description="The account is empty: facts hold as they did, and tombstones count.")]
+    refused: Annotated[str | None, Field(description="Why it would not be done.")]
+    conversations: int
+    messages: int
+    facts: int
+    pending: Annotated[int, Field(description="Of these facts, those that wait for the user's consent.")]
+    topics: int
+    known: Annotated[int, Field(description="Conversations and facts that are there already, and are skipped.")]
+    forgotten: Annotated[int, Field(description="Facts that the user had forgotten, and that stay so.")]
+    left_out: Annotated[int, Field(description="Records that cannot be believed or stored.")]
+    problems: Annotated[list[ImportProblem], Field(description="The first of them.")]

@@ -22,6 +22,7 @@ from freya_gateway.api.origins import LOCAL_ORIGIN, allows_local
 from freya_gateway.settings import Settings
 
 MOST_BODY_BYTES = 1024 * 1024
+LARGER_BODIES = {("POST", "/v1/import"): 64 * 1024 * 1024}  # read after the credential has been looked at
 MOST_PATH_CHARACTERS = 200
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -46,7 +47,7 @@ Afterwards = Callable[[Receive, Send], Awaitable[None]]
 
 
 class RequestMiddleware:
-    """Gives a request its id (the caller's, if well-formed) and holds its body to MOST_BODY_BYTES."""
+    """Gives a request its id (the caller's, if well-formed) and holds its body to what the address takes."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -99,7 +100,8 @@ class _Exchange:
         self._began = time.monotonic()
         length = headers.get("content-length", "")
         announced = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
-        self._left = -1 if announced > MOST_BODY_BYTES else MOST_BODY_BYTES
+        most = LARGER_BODIES.get((scope["method"], scope["path"]), MOST_BODY_BYTES)
+        self._left = -1 if announced > most else most
 
     @property
     def answering(self) -> bool:

@@ -86,6 +86,18 @@ class Database:
             yield connection
 
     @asynccontextmanager
+    async def searching(self, *, milliseconds: int) -> AsyncGenerator[Connection, None]:
+        """For statements whose best plan differs by user: planned for their values, and none longer than
+        `milliseconds`. One round trip to begin, one to end. Raises Unavailable like `transaction`."""
+        limits = f"SET LOCAL statement_timeout = {milliseconds:d}; SET LOCAL plan_cache_mode = force_custom_plan"
+        async with self.reading() as connection:
+            await connection.execute(f"BEGIN READ ONLY; {limits}")
+            try:
+                yield connection
+            finally:
+                await connection.execute("COMMIT")
+
+    @asynccontextmanager
     async def reading(self) -> AsyncGenerator[Connection, None]:
         """A connection for single statements, each on its own. Raises Unavailable like `transaction`."""
         try:

@@ -102,7 +102,8 @@ class Segment(SQLModel, table=True):
         owned_by("topics", "topic_id", ondelete="NO ACTION"),
         CheckConstraint("first_seq <= last_seq", name="range"),
         UniqueConstraint("user_id", "first_seq"),
-        Index(None, "user_id", "topic_id"),
+        # Partial, so that the planner never takes it for a segment's own key.
+        Index("ix_segments_topic_id", "user_id", "topic_id", postgresql_where=text("topic_id IS NOT NULL")),
     )
 
     user_id: UUID = Field(primary_key=True)

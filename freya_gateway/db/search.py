@@ -115,12 +115,6 @@ LEFT JOIN LATERAL (SELECT * FROM segments WHERE user_id = :user_id AND first_seq
 ORDER BY c.score DESC, c.seq DESC
 """)
 
-# A user's share of the messages differs by orders of magnitude, and so does the best plan: here, planning pays.
-PREPARE = Query("""
-SELECT set_config('statement_timeout', cast(:milliseconds AS text), true),
-       set_config('plan_cache_mode', 'force_custom_plan', true)
-""")
-
 
 @dataclass(frozen=True, slots=True)
 class Term:
@@ -185,11 +179,6 @@ class Hit:
     topic_id: UUID | None
     conversation_id: UUID
     score: float
-
-
-async def prepare(connection: Connection, *, milliseconds: int) -> None:
-    """For the transaction's searches: planned for their user, and none longer than `milliseconds`."""
-    await PREPARE.first(connection, milliseconds=str(milliseconds))
 
 
 async def terms(connection: Connection, user_id: UUID, text: str) -> Terms:

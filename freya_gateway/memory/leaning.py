@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from freya_gateway.db.folding import fold
 from freya_gateway.db.search import Period
 
 SAID_THEN, SAID_SOON_AFTER = 1.5, 1.25  # factors for messages of the time itself, and of the time just after
@@ -18,7 +19,7 @@ ASKS_MEMORY = re.compile(
     r"|\b(?:remember|recall) (?:when|how|what|that time|the time|where|who|which)\b|\bremind me\b"
     r"|\bwhat (?:did|have|had) (?:i|we|you) (?:ever )?(?:say|said|tell|told|talk|talked|mention|mentioned|discuss)"
     r"|\b(?:have|had|did) i (?:ever |already )?(?:tell|told|mention|mentioned|say|said)\b"
-    r"|\b(?:the )?last time (?:i|we)\b|\bi (?:told|mentioned|said)\b[^.?!]*\?"
+    r"|\b(?:the )?last time (?:i|we)\b|\bi (?:told|mentioned|said)\b[^.?!]{0,300}\?"
 )
 ASKS = re.compile(
     r"(?:who|whose|what|when|where|which|why|how|is|are|was|were|do|does|did|can|could|should|would|will|have|has|had"
@@ -40,6 +41,14 @@ AGO = re.compile(
 )
 LAST = re.compile(r"\b(?P<which>last|this|past) (?P<unit>night|week|weekend|month|year)\b")
 COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "a couple of": 2, "a few": 3}
+# What PostgreSQL's English configuration drops, three letters and more: no slip of the finger on a name.
+COMMON = frozenset(
+    "the and any are was were been being have has had having does did doing but because until while with about against "
+    "between into through during before after above below from down out off over under again further then once here "
+    "there when where why how all both each few more most other some such nor not only own same than too very can will "
+    "just don should now what which who whom this that these those him his himself she her hers herself its itself "
+    "they them their theirs themselves our ours ourselves you your yours yourself yourselves".split()
+)
 DAYS = {"night": 1, "day": 1, "week": 7, "weekend": 7, "month": 30, "year": 365}
 
 
@@ -67,8 +76,8 @@ def leans_to(text: str, names: Names, *, known: Sequence[str] = ()) -> str | Non
     `known` are the lexemes of the question that need no guess: no slip of the finger on a name.
     """
     plain = _plain(text)
-    words = re.findall(r"[^\W\d_]{3,}", plain)
-    strange = [word for word in words if not word.startswith(tuple(known))]
+    words = re.findall(r"[^\W\d_]{2,}", fold(plain))
+    strange = [w for w in words if len(w) > 2 and w not in COMMON and not w.startswith(tuple(known))]
     user = ABOUT_USER.search(plain) is not None or _named(words, strange, names.user)
     freya = ABOUT_COMPANION.search(plain) is not None or _named(words, strange, names.companion)
     if user == freya:
@@ -79,7 +88,7 @@ def leans_to(text: str, names: Names, *, known: Sequence[str] = ()) -> str | Non
 def periods(text: str, *, now: datetime, zone: ZoneInfo) -> tuple[Period, ...]:
     """The times that a question names, against the user's calendar."""
     plain, local = _plain(text), now.astimezone(zone)
-    spans = [*_named_times(plain, local), *_relative_times(plain, local)]
+    spans = dict.fromkeys((*_named_times(plain, local), *_relative_times(plain, local)))
     return tuple(period for starts, ends in spans for period in _weighed(starts, ends))
 
 
@@ -89,7 +98,7 @@ def _plain(text: str) -> str:
 
 def _named(words: Sequence[str], strange: Sequence[str], name: str | None) -> bool:
     """Whether one of the words is the name's first word; of the strange ones, also nearly."""
-    first = next(iter((name or "").lower().split()), None)
+    first = next(iter(fold(name or "").split()), None)
     return first is not None and (
         first in words or (len(first) > 2 and any(_one_slip(word, first) for word in strange))
     )
@@ -124,8 +133,11 @@ def _named_times(plain: str, local: datetime) -> Iterator[tuple[datetime, dateti
         if year:
             with_month.add(year)
         years = [int(year)] if year else range(local.year, local.year - YEARS_BACK, -1)
-        found = [span for span in (_named_span(name, y, local) for y in years) if span[0] <= local]
-        yield from found[:1] if match["before"] == "last" else found
+        spans = [_named_span(name, y, local) for y in years]
+        if match["before"] == "last":
+            yield from [span for span in spans if span[1] <= local][:1]
+        else:
+            yield from [span for span in spans if span[0] <= local]
     for year in set(YEAR.findall(plain)) - with_month:
         yield _first(int(year), 1, local), _first(int(year) + 1, 1, local)
 

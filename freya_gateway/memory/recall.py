@@ -57,8 +57,7 @@ class Recall:
     async def search(self, question: Question) -> Recollection:
         """The messages that the words call for; below the FLOOR, or without a word that tells messages apart: none."""
         try:
-            async with self._database.transaction() as connection:
-                await store.prepare(connection, milliseconds=TIME_LIMIT)
+            async with self._database.searching(milliseconds=TIME_LIMIT) as connection:
                 asked = await store.terms(connection, question.user_id, fold(question.text[:LONGEST_QUESTION]))
                 leaning = self._leaning(question, asked)
                 hits: Sequence[Hit] = ()
