@@ -113,8 +113,7 @@ class Assembler:
             now=self._now(),
             user_name=found.user_name,
             time_zone=found.time_zone,
-            before=min(message.place for message in said),
-            present=frozenset(message.id for message in recent),
+            before=min(message.place for message in (*recent, *said)),
         )
 
     async def _recalled(self, question: Question, room: int) -> Block:

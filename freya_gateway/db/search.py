@@ -18,9 +18,9 @@ MOST_TERMS = 32  # lexemes of a query that are looked at, the rarest first
 MOST_UNKNOWN = 8  # lexemes that the user never said, for which similar ones are looked up
 SIMILAR, ALIKE, TYPO_WEIGHT = 4, 0.35, 0.7  # known lexemes for an unknown one, their least similarity, their weight
 FREQUENT = 0.2  # share of the messages above which a lexeme brings no candidates
-MOST_CANDIDATES = 500  # messages that are looked at
+MOST_CANDIDATES = 300  # messages that are looked at
 RECENT = 20_000  # newest messages that are looked through where a long history has too many with each lexeme
-MOST_SCORED = 250  # candidates and neighbours whose rows are read
+MOST_SCORED = 120  # candidates and neighbours whose rows are read
 MOST_JOINED = 4  # frequent lexemes of which two in one message bring it in
 OVERLAP = 4  # how much oftener than by chance two words of a question meet in one message
 

@@ -2,7 +2,7 @@
 is too slow or PostgreSQL refuses it, there is nothing, and the reason.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -19,21 +19,20 @@ from freya_gateway.memory.leaning import Names, asks_memory, leans_to, periods
 
 LONGEST_QUESTION = 2000  # characters of the user's words that are searched for
 TIME_LIMIT = 300  # milliseconds
-MOST_HITS = 100
+MOST_HITS = 60
 FLOOR = 0.25  # of the best score: below is noise
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A user's words, and what of the prompt they are asked in matters here."""
+    """A user's words, and what matters of whom and when they come from."""
 
     user_id: UUID
     text: str
     now: datetime
     user_name: str | None = None
     time_zone: str = "UTC"
-    before: int = 2**62  # first seq that is not searched
-    present: Collection[UUID] = frozenset()  # messages that are in the prompt anyway
+    before: int = 2**62  # first seq that is not searched: from there on, all is in the prompt anyway
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,7 @@ class Recall:
                 leaning = self._leaning(question, asked)
                 hits: Sequence[Hit] = ()
                 if asked.rare:
-                    limit = MOST_HITS + len(question.present)
-                    hits = await store.search(connection, question.user_id, asked, leaning=leaning, limit=limit)
+                    hits = await store.search(connection, question.user_id, asked, leaning=leaning, limit=MOST_HITS)
         except (Unavailable, *FAILURES) as error:
             logger.warning("recall failed", cause=type(error).__name__)
             return Recollection(failure="unavailable")
@@ -80,6 +78,6 @@ class Recall:
 
 def _recollection(question: Question, asked: Terms, leaning: Leaning, hits: Sequence[Hit]) -> Recollection:
     floor = FLOOR * hits[0].score if hits else 0
-    worth = [hit for hit in hits if hit.score >= floor and hit.id not in question.present]
+    worth = [hit for hit in hits if hit.score >= floor]
     lexemes = [term.lexeme for term in asked.terms]
-    return Recollection(worth[:MOST_HITS], asks_memory(question.text), lexemes, leaning)
+    return Recollection(worth, asks_memory(question.text), lexemes, leaning)
