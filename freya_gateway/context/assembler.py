@@ -96,11 +96,11 @@ class Assembler:
         known = affordable_facts(found.facts, max(min(self._budget.facts, self._budget.total - spent), 0))
         known_tokens = sum(block.n_tokens for block in (facts_block(known), facts_block(known[:1], title=NEWS_TITLE)))
         budget, whole = self._budget.history_room(spent=spent + known_tokens)
-        recent = window(found.recent, whole=whole, budget=budget, step=self._budget.step)
+        recent = window(found.recent, whole=0 if found.older else whole, budget=budget, step=self._budget.step)
         facts, news = _settled(known, recent)
         blocks = {"persona": self._persona, "facts": facts, "history": history_block(recent), "news": news}
         recalled = Block()
-        if len(recent) < len(found.recent):  # else the whole history is there
+        if found.older or len(recent) < len(found.recent):  # else the whole history is there
             question = self._question(user_id, found, said=said, recent=recent)
             room = self._budget.total - REPLY_PRIMING - words.n_tokens - sum(b.n_tokens for b in blocks.values())
             recalled = await self._recalled(question, room)

@@ -30,6 +30,9 @@ SERVER_SETTINGS = {
 }
 # What asyncpg raises without a word from PostgreSQL. InternalClientError: a statement met the server's farewell.
 CUT_OFF = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+# A user's share of the rows decides how a search is best planned, and none may hold up a turn.
+SEARCH_SETTINGS = {"plan_cache_mode": "force_custom_plan", "statement_timeout": "300ms"}
+SEARCH_POOL = 4
 # Everything that PostgreSQL or the way to it can raise.
 FAILURES = (*CUT_OFF, asyncpg.PostgresError)
 # What a retry cannot mend: PostgreSQL (or the driver) will not take these values.
@@ -63,14 +66,54 @@ class _Connection(asyncpg.Connection):
         return ""
 
 
+class _Pool:
+    """Connections with the same settings. Opens none until one is asked for."""
+
+    def __init__(self, url: str, *, size: int, settings: dict[str, str]) -> None:
+        self._url = url
+        self._size = size
+        self._settings = settings
+        self._pool: Any = None
+        self._opening = asyncio.Lock()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[Connection, None]:
+        """A connection, given back at the end. Raises Unavailable where PostgreSQL cannot be reached."""
+        try:
+            pool = self._pool or await self._opened()
+            async with asyncio.timeout(ACQUIRE_TIMEOUT):  # asyncpg's own `timeout=` makes a task for each call
+                connection = await pool.acquire()
+            try:
+                yield connection
+            finally:
+                await pool.release(connection)
+        except FAILURES as error:
+            if not unavailable(error):
+                raise
+            detail = "The database does not answer at the moment; try again."
+            raise Unavailable("database_unavailable", detail, retry_after=RETRY_SECONDS) from error
+
+    def terminate(self) -> None:
+        if self._pool is not None:
+            self._pool.terminate()
+
+    async def _opened(self) -> Any:
+        async with self._opening:
+            if self._pool is None:
+                pool: Any = asyncpg.create_pool(
+                    self._url, min_size=0, max_size=self._size, connection_class=_Connection, **_options(self._settings)
+                )
+                self._pool = await pool
+        return self._pool
+
+
 class Database:
     """The gateway's way to PostgreSQL. Opens nothing until it is used; `aclose` gives everything back."""
 
     def __init__(self, url: str, *, pool_size: int = 8) -> None:
         self._url = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-        self._pool_size = pool_size
-        self._pool: Any = None
-        self._opening = asyncio.Lock()
+        self._pool = _Pool(self._url, size=pool_size, settings=SERVER_SETTINGS)
+        self._searches = _Pool(self._url, size=SEARCH_POOL, settings=SERVER_SETTINGS | SEARCH_SETTINGS)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection, None]:
@@ -86,54 +129,25 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def searching(self, *, milliseconds: int) -> AsyncGenerator[Connection, None]:
-        """For statements whose best plan differs by user: planned for their values, and none longer than
-        `milliseconds`. One round trip to begin, one to end. Raises Unavailable like `transaction`."""
-        limits = f"SET LOCAL statement_timeout = {milliseconds:d}; SET LOCAL plan_cache_mode = force_custom_plan"
-        async with self.reading() as connection:
-            await connection.execute(f"BEGIN READ ONLY; {limits}")
-            try:
-                yield connection
-            finally:
-                await connection.execute("COMMIT")
-
-    @asynccontextmanager
     async def reading(self) -> AsyncGenerator[Connection, None]:
         """A connection for single statements, each on its own. Raises Unavailable like `transaction`."""
-        try:
-            pool = self._pool or await self._opened()
-            async with asyncio.timeout(ACQUIRE_TIMEOUT):  # asyncpg's own `timeout=` makes a task for each call
-                connection = await pool.acquire()
-            try:
-                yield connection
-            finally:
-                await pool.release(connection)
-        except FAILURES as error:
-            if not unavailable(error):
-                raise
-            detail = "The database does not answer at the moment; try again."
-            raise Unavailable("database_unavailable", detail, retry_after=RETRY_SECONDS) from error
+        async with self._pool.connection() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def searching(self) -> AsyncGenerator[Connection, None]:
+        """A connection like that of `reading`, for searches: see SEARCH_SETTINGS."""
+        async with self._searches.connection() as connection:
+            yield connection
 
     async def connect(self) -> OwnConnection:
         """A connection of its own, outside the pool; the caller closes it."""
-        return await asyncpg.connect(self._url, **self._options())
+        return await asyncpg.connect(self._url, **_options(SERVER_SETTINGS))
 
     async def aclose(self) -> None:
-        if self._pool is not None:
-            self._pool.terminate()
+        self._pool.terminate()
+        self._searches.terminate()
 
-    async def _opened(self) -> Any:
-        async with self._opening:
-            if self._pool is None:
-                pool: Any = asyncpg.create_pool(
-                    self._url, min_size=0, max_size=self._pool_size, connection_class=_Connection, **self._options()
-                )
-                self._pool = await pool
-        return self._pool
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "timeout": CONNECT_TIMEOUT,
-            "command_timeout": COMMAND_TIMEOUT,
-            "server_settings": SERVER_SETTINGS,
-        }
+def _options(settings: dict[str, str]) -> dict[str, Any]:
+    return {"timeout": CONNECT_TIMEOUT, "command_timeout": COMMAND_TIMEOUT, "server_settings": settings}

@@ -8,17 +8,18 @@ from uuid import UUID
 from freya_gateway.db.query import Connection, Query, Row
 
 MOST_FACTS = 200
-MOST_RECENT = 512
-ANCHORS = MOST_RECENT // 2  # messages between two places that tokens are counted from
+MOST_RECENT = 256
+ANCHORS = MOST_RECENT  # messages between two places that tokens are counted from
 
 # Recent messages: replies stand after the message they answer, also where others were sent meanwhile; what is still
 # queued or running is not history yet. The window ends where the budget does, so its cost does not grow with the
 # history, and holds one message more than fits, so that its reader sees that there are more.
 # Facts: the rank says which go first where room is short; the place, where each stands, changes only with the facts.
 READ = Query(f"""
-SELECT 'user' AS part, 0 AS rank, id, 0 AS place, time_zone AS role, display_name AS text, 0 AS n_tokens,
-       created_at AS at, 0 AS offset_ FROM users
-WHERE id = :user_id
+SELECT 'user' AS part, 0 AS rank, id, (
+           SELECT count(*) FROM (SELECT FROM messages WHERE user_id = :user_id LIMIT {MOST_RECENT} + 1) m
+       ) AS place, time_zone AS role, display_name AS text, 0 AS n_tokens, created_at AS at, 0 AS offset_
+FROM users WHERE id = :user_id
 UNION ALL
 SELECT 'words', seq, id, seq, role, text, n_tokens, said_at, 0 FROM messages
 WHERE user_id = :user_id AND turn_id = cast(:turn_id AS uuid) AND role = 'user'
@@ -40,7 +41,7 @@ FROM (
                turn_id IS NOT NULL AND turn_id = ANY (
                    ARRAY(SELECT id FROM turns WHERE user_id = :user_id AND state <> 'done')
                ) AS waits,
-               (SELECT (last_message / {ANCHORS} - 1) * {ANCHORS} FROM streams WHERE user_id = :user_id) AS anchor
+               (SELECT last_message / {ANCHORS} * {ANCHORS} FROM streams WHERE user_id = :user_id) AS anchor
         FROM messages WHERE user_id = :user_id AND text <> '' ORDER BY seq DESC LIMIT {MOST_RECENT}
     ) m WINDOW newest_first AS (ORDER BY place DESC, seq DESC)
 ) w WHERE NOT waits AND total - cost <= cast(:budget AS bigint)
@@ -96,13 +97,15 @@ class Annotations:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a prompt can be made of: `facts` the most important first, messages oldest first."""
+    """What a prompt can be made of: `facts` the most important first, messages oldest first. `older` are messages that
+    were not even looked at."""
 
     user_name: str | None
     time_zone: str
     words: Sequence[Said]
     facts: Sequence[ActiveFact]
     recent: Sequence[Said]
+    older: bool
 
 
 async def read(connection: Connection, user_id: UUID, turn_id: UUID | None, *, budget: int, overhead: int) -> Material:
@@ -120,6 +123,7 @@ async def read(connection: Connection, user_id: UUID, turn_id: UUID | None, *, b
             if row["part"] == "fact"
         ],
         recent=[_said(row) for row in rows if row["part"] == "recent"],
+        older=user["place"] > MOST_RECENT,
     )
 
 

@@ -18,9 +18,9 @@ MOST_TERMS = 32  # lexemes of a query that are looked at, the rarest first
 MOST_UNKNOWN = 8  # lexemes that the user never said, for which similar ones are looked up
 SIMILAR, ALIKE, TYPO_WEIGHT = 4, 0.35, 0.7  # known lexemes for an unknown one, their least similarity, their weight
 FREQUENT = 0.2  # share of the messages above which a lexeme brings no candidates
-MOST_CANDIDATES = 300  # messages that are looked at
+MOST_CANDIDATES = 400  # messages that are looked at
 RECENT = 20_000  # newest messages that are looked through where a long history has too many with each lexeme
-MOST_SCORED = 120  # candidates and neighbours whose rows are read
+MOST_SCORED = 150  # candidates and neighbours whose rows are read
 MOST_JOINED = 4  # frequent lexemes of which two in one message bring it in
 OVERLAP = 4  # how much oftener than by chance two words of a question meet in one message
 
@@ -93,13 +93,13 @@ WITH asked AS MATERIALIZED (
            score + 0.3 * ((SELECT scores FROM conversations_) ->> conversation_id::text)::float8 AS score
     FROM spread ORDER BY score DESC LIMIT {MOST_SCORED}
 ), rows_ AS MATERIALIZED (
-    SELECT m.id, m.seq, m.role, m.said_at, m.segment, m.conversation_id,
-           m.conversation_id = b.conversation_id AS together, b.score
+    SELECT m.*, m.conversation_id = b.conversation_id AS together, b.score
     FROM best b, LATERAL (
-        SELECT * FROM messages WHERE user_id = :user_id AND seq = b.seq AND text <> '' LIMIT 1
+        SELECT id, seq, role, text, said_at, n_tokens, segment, conversation_id FROM messages
+        WHERE user_id = :user_id AND seq = b.seq AND text <> '' LIMIT 1
     ) m
 ), scored AS (
-    SELECT r.id, r.seq, r.segment,
+    SELECT r.id, r.seq, r.role, r.text, r.said_at, r.n_tokens, r.segment, r.conversation_id,
            (r.score + 0.3 * coalesce(((SELECT scores FROM segments_) ->> coalesce(r.segment, r.seq)::text)::float8, 0))
            * CASE WHEN r.role = cast(:role AS text) THEN 2.0 ELSE 1.0 END
            * coalesce((SELECT max(factor) FROM unnest(cast(:starts AS timestamptz[]), cast(:ends AS timestamptz[]),
@@ -108,10 +108,9 @@ WITH asked AS MATERIALIZED (
     FROM rows_ r WHERE r.together AND r.seq < :before
     ORDER BY score DESC, r.seq DESC LIMIT :limit
 )
-SELECT m.id, m.seq, m.role, m.text, m.said_at, m.n_tokens, s.topic_id, m.conversation_id, c.score
+SELECT c.id, c.seq, c.role, c.text, c.said_at, c.n_tokens, s.topic_id, c.conversation_id, c.score
 FROM scored c
-CROSS JOIN LATERAL (SELECT * FROM messages WHERE user_id = :user_id AND seq = c.seq LIMIT 1) m
-LEFT JOIN LATERAL (SELECT * FROM segments WHERE user_id = :user_id AND first_seq = c.segment LIMIT 1) s ON true
+LEFT JOIN LATERAL (SELECT topic_id FROM segments WHERE user_id = :user_id AND first_seq = c.segment LIMIT 1) s ON true
 ORDER BY c.score DESC, c.seq DESC
 """)
 

@@ -18,8 +18,7 @@ from freya_gateway.errors import Unavailable
 from freya_gateway.memory.leaning import Names, asks_memory, leans_to, periods
 
 LONGEST_QUESTION = 2000  # characters of the user's words that are searched for
-TIME_LIMIT = 300  # milliseconds
-MOST_HITS = 60
+MOST_HITS = 80
 FLOOR = 0.25  # of the best score: below is noise
 
 
@@ -56,7 +55,7 @@ class Recall:
     async def search(self, question: Question) -> Recollection:
         """The messages that the words call for; below the FLOOR, or without a word that tells messages apart: none."""
         try:
-            async with self._database.searching(milliseconds=TIME_LIMIT) as connection:
+            async with self._database.searching() as connection:
                 asked = await store.terms(connection, question.user_id, fold(question.text[:LONGEST_QUESTION]))
                 leaning = self._leaning(question, asked)
                 hits: Sequence[Hit] = ()
