@@ -91,7 +91,7 @@ WITH asked AS MATERIALIZED (
 ), best AS (
     SELECT seq, conversation_id,
            score + 0.3 * ((SELECT scores FROM conversations_) ->> conversation_id::text)::float8 AS score
-    FROM spread ORDER BY score DESC LIMIT {MOST_SCORED}
+    FROM spread ORDER BY score DESC, seq DESC LIMIT {MOST_SCORED}
 ), rows_ AS MATERIALIZED (
     SELECT m.*, m.conversation_id = b.conversation_id AS together, b.score
     FROM best b, LATERAL (

@@ -30,6 +30,8 @@ class IndexWork:
         done = claim.done_seq
         while True:
             async with self._database.transaction() as connection:
+                if not await memory_work.renew(connection, claim):  # else another's segments are in the way
+                    raise LostClaim("index")
                 until = await index_batch(connection, claim.user_id, after=done)
                 if not await memory_work.complete(connection, claim, done_seq=until, now=self._now()):
                     raise LostClaim("index")
