@@ -170,17 +170,15 @@ def with_pronouns(asked: Asked) -> str:
 
 async def _report(store: Database, variants: dict[str, list[Asked]], console: Console) -> None:
     asked = variants["as asked"]
-    found = {
-        f"Freya, {name}": (questions, await _run(_freya(store), questions)) for name, questions in variants.items()
-    }
-    for name, baseline in BASELINES.items():
-        found[name] = (asked, await _run(_baseline(store, baseline), asked))
+    found = {f"Freya, {name}": (questions, await _run(freya(store), questions)) for name, questions in variants.items()}
+    for name, sql in BASELINES.items():
+        found[name] = (asked, await _run(baseline(store, sql), asked))
     console.print(_recall_table(found))
     console.print(_category_table(asked, found["Freya, as asked"][1]))
     console.print(await _token_table(store, asked))
 
 
-def _freya(store: Database) -> Ranking:
+def freya(store: Database) -> Ranking:
     async def ranked(asked: Asked) -> list[UUID]:
         recall = Recall(store, companion=asked.companion)
         found = await recall.search(Question(asked.user_id, asked.text, asked.now, user_name=asked.user_name))
@@ -191,7 +189,7 @@ def _freya(store: Database) -> Ranking:
     return ranked
 
 
-def _baseline(store: Database, sql: str) -> Ranking:
+def baseline(store: Database, sql: str) -> Ranking:
     async def ranked(asked: Asked) -> list[UUID]:
         async with store.reading() as connection:
             return [row["id"] for row in await connection.fetch(sql, asked.user_id, asked.text)]
@@ -209,7 +207,7 @@ async def _run(ranking: Ranking, questions: Sequence[Asked]) -> Outcome:
     return Outcome(ranked, seconds)
 
 
-def _share(one: Asked, found: Sequence[UUID]) -> float:
+def share(one: Asked, found: Sequence[UUID]) -> float:
     return len(one.evidence.intersection(found)) / len(one.evidence)
 
 
@@ -221,12 +219,12 @@ def _recall_table(found: dict[str, tuple[list[Asked], Outcome]]) -> Table:
     columns = ("search", *(f"R@{cut}" for cut in CUTS), "any@10", "all@10", "ms p50", "ms p95")
     table = Table(*columns, title="Evidence found among the first k messages")
     for name, (questions, outcome) in found.items():
-        shares = {k: [_share(q, r[:k]) for q, r in zip(questions, outcome.ranked, strict=True)] for k in CUTS}
+        shares = {k: [share(q, r[:k]) for q, r in zip(questions, outcome.ranked, strict=True)] for k in CUTS}
         table.add_row(
             name,
             *(_percent(shares[cut]) for cut in CUTS),
-            _percent([share > 0 for share in shares[10]]),
-            _percent([share == 1 for share in shares[10]]),
+            _percent([part > 0 for part in shares[10]]),
+            _percent([part == 1 for part in shares[10]]),
             *(f"{1000 * quantiles(outcome.seconds, n=20)[place]:.1f}" for place in (9, 18)),
         )
     return table
@@ -236,7 +234,7 @@ def _category_table(questions: Sequence[Asked], outcome: Outcome) -> Table:
     table = Table("category", "questions", *(f"R@{cut}" for cut in CUTS), title="By category, as asked")
     for category in sorted({one.category for one in questions}):
         pairs = [(q, r) for q, r in zip(questions, outcome.ranked, strict=True) if q.category == category]
-        shares = (_percent([_share(q, r[:cut]) for q, r in pairs]) for cut in CUTS)
+        shares = (_percent([share(q, r[:cut]) for q, r in pairs]) for cut in CUTS)
         table.add_row(CATEGORIES.get(category, str(category)), str(len(pairs)), *shares)
     return table
 
@@ -250,7 +248,7 @@ async def _token_table(store: Database, questions: Sequence[Asked]) -> Table:
             facts=0, history=0, small_history=1,
             recalled=tokens, recalled_in_passing=tokens, recalled_outright=tokens,
         )  # fmt: skip
-        shares.append(_percent([_share(one, await _recalled(store, one, budget)) for one in questions]))
+        shares.append(_percent([share(one, await _recalled(store, one, budget)) for one in questions]))
     table.add_row("evidence", *shares)
     return table
 
