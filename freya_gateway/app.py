@@ -12,6 +12,7 @@ from loguru import logger
 from freya_gateway import __version__
 from freya_gateway.api import account, exports, facts, health, messages, stream, topics, turns
 from freya_gateway.api import memory as memory_api
+from freya_gateway.api import recall as recall_api
 from freya_gateway.api.auth import Authenticator
 from freya_gateway.api.errors import install_error_handlers
 from freya_gateway.api.middleware import RequestMiddleware, cors_options
@@ -67,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         messages.router,
         turns.router,
         memory_api.router,
+        recall_api.router,
         account.router,
         exports.router,
         facts.router,
@@ -122,6 +124,8 @@ def _build(settings: Settings, metrics: Metrics, memory: MemoryProcess | None) -
         deletion=Deletion(means.database, means.now),
         exports=Exports(means.database, means.now),
         imports=Imports(means.database, means.now),
+        assembler=means.assembler,
+        recall=Recall(means.database),
         metrics=means.metrics,
         now=means.now,
     )

@@ -124,6 +124,14 @@ class Request:
         return self.body.get("response_format", {}).get("json_schema")
 
 
+def _encoded(data: object) -> bytes:
+    """In UTF-8, and escaped where that cannot hold it."""
+    try:
+        return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(data, separators=(",", ":")).encode()
+
+
 class Exchange:
     """One request and the means to answer it, byte by byte if need be."""
 
@@ -143,7 +151,7 @@ class Exchange:
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def event(self, data: Mapping[str, object]) -> None:
-        self.write(b"data: %b\n\n" % json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode())
+        self.write(b"data: %b\n\n" % _encoded(data))
 
     def piece(self, text: str) -> None:
         self.event(chunk({"content": text}, model=self.request.body.get("model", "")))

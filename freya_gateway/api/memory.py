@@ -128,7 +128,7 @@ def _work(work: WorkStatus) -> WorkAnswer:
 
 async def _why(connection: Connection, user_id: UUID, trace: Trace) -> WhyAnswer:
     blocks, recalled = trace.blocks, trace.blocks.get("recalled", {})
-    facts = await traces.facts(connection, user_id, _ids(blocks, "facts"))
+    facts = await traces.facts(connection, user_id, [*_ids(blocks, "facts"), *_ids(blocks, "news")])
     topics = await traces.topics(connection, user_id, [UUID(topic) for topic in recalled.get("topics", ())])
     messages = await traces.messages(connection, user_id, _ids(blocks, "recalled"))
     scores = [*recalled.get("scores", ()), *([None] * len(messages))]

@@ -14,6 +14,7 @@ from freya_gateway.api.auth import Authenticator
 from freya_gateway.api.rate import SendLimiter
 from freya_gateway.api.users import KnownUsers
 from freya_gateway.clock import Now
+from freya_gateway.context.assembler import Assembler
 from freya_gateway.db.engine import Database
 from freya_gateway.events.hub import Bye, Hub
 from freya_gateway.events.log import EventLog
@@ -21,6 +22,7 @@ from freya_gateway.memory.deletion import Deletion
 from freya_gateway.memory.exports import Exports
 from freya_gateway.memory.facts import FactService
 from freya_gateway.memory.imports import Imports
+from freya_gateway.memory.recall import Recall
 from freya_gateway.metrics import Metrics
 from freya_gateway.settings import Settings
 from freya_gateway.turns.service import TurnService
@@ -63,6 +65,8 @@ class Gateway:
     deletion: Deletion
     exports: Exports
     imports: Imports
+    assembler: Assembler
+    recall: Recall
     metrics: Metrics
     now: Now
     retired: RetiredTickets = field(default_factory=RetiredTickets)

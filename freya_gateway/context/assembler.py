@@ -48,6 +48,7 @@ class Prompt:
     topics: tuple[UUID, ...]
     recalled: tuple[UUID, ...]
     blocks: dict[str, Any]
+    parts: dict[str, tuple[ChatMessage, ...]]  # the messages by block
 
 
 class Assembler:
@@ -159,4 +160,5 @@ def _prompt(blocks: dict[str, Block]) -> Prompt:
         topics=tuple(recalled.get("topics", ())),
         recalled=tuple(recalled.get("ids", ())),
         blocks={name: block.trace for name, block in blocks.items()},
+        parts={name: block.messages for name, block in blocks.items()},
     )

@@ -115,6 +115,26 @@ ORDER BY c.score DESC, c.seq DESC
 """)
 
 
+# A topic's own words, and those of the facts that its messages gave.
+TOPICS = Query("""
+WITH asked AS MATERIALIZED (
+    SELECT query::tsquery, weight FROM unnest(cast(:queries AS text[]), cast(:weights AS float8[])) q (query, weight)
+)
+SELECT t.id, t.title, t.state, t.first_at, t.last_at, (
+    SELECT coalesce(sum(a.weight), 0) FROM asked a
+    WHERE to_tsvector('english', lower(concat_ws(' ', t.title, array_to_string(t.keywords, ' '), t.summary))) @@ a.query
+) AS labels, (
+    SELECT coalesce(sum(a.weight), 0) FROM asked a WHERE EXISTS (
+        SELECT 1 FROM segments s
+        JOIN messages m ON m.user_id = s.user_id AND m.seq BETWEEN s.first_seq AND s.last_seq
+        JOIN fact_sources c ON c.user_id = m.user_id AND c.message_id = m.id
+        JOIN facts f ON f.user_id = c.user_id AND f.id = c.fact_id AND f.status = 'active'
+        WHERE s.user_id = :user_id AND s.topic_id = t.id AND to_tsvector('english', lower(f.statement)) @@ a.query)
+) AS facts
+FROM topics t WHERE t.user_id = :user_id AND t.id = ANY(cast(:ids AS uuid[]))
+""")
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """A lexeme to look for: in how many messages it stands, and how much it counts (less, if it only resembles)."""
@@ -166,6 +186,19 @@ class Leaning:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicMatch:
+    """How a topic's title, keywords and summary, and its facts, answer a query, in the same measure as its messages."""
+
+    id: UUID
+    title: str
+    state: str
+    first_at: datetime
+    last_at: datetime
+    labels: float
+    facts: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A message that was found."""
 
@@ -212,6 +245,13 @@ async def search(connection: Connection, user_id: UUID, asked: Terms, *, leaning
         recent = _quoted(asked.terms[0].lexeme)
         rows = await SEARCH.all(connection, **values, rare="", joint="", recent=recent)
     return [Hit(*row.values()) for row in rows]
+
+
+async def match_topics(connection: Connection, user_id: UUID, asked: Terms, ids: Sequence[UUID]) -> list[TopicMatch]:
+    """How the topics with these ids answer what is asked, beside their messages."""
+    queries, weights = [_quoted(term.lexeme) for term in asked.terms], [asked.idf(term) for term in asked.terms]
+    rows = await TOPICS.all(connection, user_id=user_id, queries=queries, weights=weights, ids=ids)
+    return [TopicMatch(*row.values()) for row in rows]
 
 
 def candidate_queries(asked: Terms) -> tuple[str, str]:

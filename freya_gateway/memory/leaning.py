@@ -42,13 +42,16 @@ AGO = re.compile(
 LAST = re.compile(r"\b(?P<which>last|this|past) (?P<unit>night|week|weekend|month|year)\b")
 COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "a couple of": 2, "a few": 3}
 # What PostgreSQL's English configuration drops, three letters and more: no slip of the finger on a name.
-COMMON = frozenset(
-    "the and any are was were been being have has had having does did doing but because until while with about against "
-    "between into through during before after above below from down out off over under again further then once here "
-    "there when where why how all both each few more most other some such nor not only own same than too very can will "
-    "just don should now what which who whom this that these those him his himself she her hers herself its itself "
-    "they them their theirs themselves our ours ourselves you your yours yourself yourselves".split()
-)
+COMMON = frozenset({
+    "the", "and", "any", "are", "was", "were", "been", "being", "have", "has", "had", "having", "does", "did",
+    "doing", "but", "because", "until", "while", "with", "about", "against", "between", "into", "through", "during",
+    "before", "after", "above", "below", "from", "down", "out", "off", "over", "under", "again", "further", "then",
+    "once", "here", "there", "when", "where", "why", "how", "all", "both", "each", "few", "more", "most", "other",
+    "some", "such", "nor", "not", "only", "own", "same", "than", "too", "very", "can", "will", "just", "don",
+    "should", "now", "what", "which", "who", "whom", "this", "that", "these", "those", "him", "his", "himself", "she",
+    "her", "hers", "herself", "its", "itself", "they", "them", "their", "theirs", "themselves", "our", "ours",
+    "ourselves", "you", "your", "yours", "yourself", "yourselves",
+})  # fmt: skip
 DAYS = {"night": 1, "day": 1, "week": 7, "weekend": 7, "month": 30, "year": 365}
 
 

@@ -13,12 +13,13 @@ from loguru import logger
 from freya_gateway.db import search as store
 from freya_gateway.db.engine import FAILURES, Database
 from freya_gateway.db.folding import fold
-from freya_gateway.db.search import Hit, Leaning, Terms
+from freya_gateway.db.search import Hit, Leaning, Terms, TopicMatch
 from freya_gateway.errors import Unavailable
 from freya_gateway.memory.leaning import Names, asks_memory, leans_to, periods
 
 LONGEST_QUESTION = 2000  # characters of the user's words that are searched for
 MOST_HITS = 80
+BEST, OF_FACTS, OF_LABELS = 3, 0.5, 0.3  # of a topic: messages, and shares of what else answers
 FLOOR = 0.25  # of the best score: below is noise
 
 
@@ -40,9 +41,17 @@ class Recollection:
 
     hits: Sequence[Hit] = ()
     asked_outright: bool = False
-    lexemes: Sequence[str] = ()
+    asked: Terms = field(default_factory=Terms)
     leaning: Leaning = field(default_factory=Leaning)
     failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTopic:
+    """A topic that some hits belong to, and how well it answers."""
+
+    topic: TopicMatch
+    score: float
 
 
 class Recall:
@@ -66,6 +75,23 @@ class Recall:
             return Recollection(failure="unavailable")
         return _recollection(question, asked, leaning, hits)
 
+    async def topics(self, user_id: UUID, found: Recollection) -> list[FoundTopic]:
+        """The topics of the hits, the best first: the sum of a topic's three best messages, half of what its facts
+        answer, and a little for its title, keywords and summary. Raises Unavailable."""
+        scores: dict[UUID, list[float]] = {}
+        for hit in found.hits:
+            if hit.topic_id is not None:
+                scores.setdefault(hit.topic_id, []).append(hit.score)
+        if not scores:
+            return []
+        async with self._database.searching() as connection:
+            matches = await store.match_topics(connection, user_id, found.asked, list(scores))
+        topics = [
+            FoundTopic(match, sum(scores[match.id][:BEST]) + OF_FACTS * match.facts + OF_LABELS * match.labels)
+            for match in matches
+        ]
+        return sorted(topics, key=lambda topic: -topic.score)
+
     def _leaning(self, question: Question, asked: Terms) -> Leaning:
         names = Names(question.user_name, self._companion)
         return Leaning(
@@ -78,5 +104,4 @@ class Recall:
 def _recollection(question: Question, asked: Terms, leaning: Leaning, hits: Sequence[Hit]) -> Recollection:
     floor = FLOOR * hits[0].score if hits else 0
     worth = [hit for hit in hits if hit.score >= floor]
-    lexemes = [term.lexeme for term in asked.terms]
-    return Recollection(worth, asks_memory(question.text), lexemes, leaning)
+    return Recollection(worth, asks_memory(question.text), asked, leaning)
