@@ -141,7 +141,7 @@ def _named_times(plain: str, local: datetime) -> Iterator[tuple[datetime, dateti
             yield from [span for span in spans if span[1] <= local][:1]
         else:
             yield from [span for span in spans if span[0] <= local]
-    for year in set(YEAR.findall(plain)) - with_month:
+    for year in sorted(set(YEAR.findall(plain)) - with_month):
         yield _first(int(year), 1, local), _first(int(year) + 1, 1, local)
 
 
