@@ -26,7 +26,7 @@ from freya_gateway.context.prompts import NEWS_TITLE
 from freya_gateway.context.recalled import affordable, passages
 from freya_gateway.db import prompt as store
 from freya_gateway.db.engine import Database
-from freya_gateway.db.prompt import ActiveFact, Annotations, Material, Said
+from freya_gateway.db.prompt import ActiveFact, Material, Said
 from freya_gateway.errors import ConfigurationError
 from freya_gateway.llm.tokens import count_tokens
 from freya_gateway.llm.types import ChatMessage
@@ -104,7 +104,7 @@ class Assembler:
         if found.older or len(recent) < len(found.recent):  # else the whole history is there
             question = self._question(user_id, found, said=said, recent=recent)
             room = self._budget.total - REPLY_PRIMING - words.n_tokens - sum(b.n_tokens for b in blocks.values())
-            recalled = await self._recalled(question, room)
+            recalled = await self._recalled(question, room, changed=found.changed)
         return _prompt(blocks | {"recalled": recalled, "words": words})
 
     def _question(self, user_id: UUID, found: Material, *, said: Sequence[Said], recent: Sequence[Said]) -> Question:
@@ -117,7 +117,7 @@ class Assembler:
             before=min(message.place for message in (*recent, *said)),
         )
 
-    async def _recalled(self, question: Question, room: int) -> Block:
+    async def _recalled(self, question: Question, room: int, *, changed: bool) -> Block:
         if self._recall is None:
             return Block()
         found = await self._recall.search(question)
@@ -125,8 +125,8 @@ class Assembler:
             return Block(trace={"tokens": 0, "failure": found.failure})
         room = min(room, self._most_recalled(question, found))
         chosen = affordable(found.hits, room=room)
-        notes = await self._annotations(question.user_id, found, [hit.id for hit in chosen])
-        block = passages(chosen, notes, zone=ZoneInfo(question.time_zone), room=room)
+        changes = await self._changes(question.user_id, [hit.id for hit in chosen]) if changed else {}
+        block = passages(chosen, changes, zone=ZoneInfo(question.time_zone), room=room)
         return recalled_block(block) if block else Block()
 
     def _most_recalled(self, question: Question, found: Recollection) -> int:
@@ -134,12 +134,9 @@ class Assembler:
             return self._budget.recalled_outright
         return self._budget.recalled if asks(question.text) else self._budget.recalled_in_passing
 
-    async def _annotations(self, user_id: UUID, found: Recollection, messages: Sequence[UUID]) -> Annotations:
-        if not messages:
-            return Annotations({}, {})
-        topics = list({hit.topic_id for hit in found.hits if hit.topic_id})
+    async def _changes(self, user_id: UUID, messages: Sequence[UUID]) -> dict[UUID, str]:
         async with self._database.reading() as connection:
-            return await store.annotations(connection, user_id, topics=topics, messages=messages)
+            return await store.changes(connection, user_id, messages)
 
 
 def _settled(known: Sequence[ActiveFact], recent: Sequence[Said]) -> tuple[Block, Block]:

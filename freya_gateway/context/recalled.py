@@ -1,6 +1,6 @@
 """The fourth block: older messages that the user's words call for, by score, printed in the order of their dates."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 
 from freya_gateway.context.budget import cost
 from freya_gateway.context.prompts import RECALLED_TITLE, fenced
-from freya_gateway.db.prompt import Annotations
 from freya_gateway.db.search import Hit
 from freya_gateway.llm.tokens import count_tokens
 
@@ -46,11 +45,11 @@ def affordable(hits: Sequence[Hit], *, room: int) -> list[Hit]:
     return chosen
 
 
-def passages(hits: Sequence[Hit], notes: Annotations, *, zone: ZoneInfo, room: int) -> Passages | None:
+def passages(hits: Sequence[Hit], changes: Mapping[UUID, str], *, zone: ZoneInfo, room: int) -> Passages | None:
     """The block for `hits` (the best first), without the least of them where they do not fit; None without any."""
     chosen = list(hits)
     while chosen:
-        text = fenced(RECALLED_TITLE, _lines(chosen, notes, zone))
+        text = fenced(RECALLED_TITLE, _lines(chosen, changes, zone))
         tokens = count_tokens(text)
         if cost(tokens) <= room:
             topics = tuple(dict.fromkeys(hit.topic_id for hit in chosen if hit.topic_id))
@@ -64,17 +63,16 @@ def _group(hit: Hit) -> object:
     return hit.topic_id or hit.conversation_id
 
 
-def _lines(hits: Sequence[Hit], notes: Annotations, zone: ZoneInfo) -> list[str]:
+def _lines(hits: Sequence[Hit], changes: Mapping[UUID, str], zone: ZoneInfo) -> list[str]:
     lines: list[str] = []
     header = ""
     for hit in sorted(hits, key=lambda hit: (hit.said_at, hit.seq)):
-        title = notes.titles.get(hit.topic_id) if hit.topic_id else None
         date = f"{hit.said_at.astimezone(zone):%-d %B %Y}"
-        wanted = f"{date}, {title}:" if title else f"{date}:"
+        wanted = f"{date}, {hit.topic}:" if hit.topic else f"{date}:"
         if wanted != header:
             header = wanted
             lines.append(header)
-        change = notes.changes.get(hit.id)
+        change = changes.get(hit.id)
         since = f" (since changed: {change})" if change else ""
         lines.append(f"{SPEAKERS[hit.role]}: {_excerpt(hit.text)}{since}")
     return lines

@@ -9,20 +9,26 @@ from freya_gateway.db.query import Connection, Query, Row
 
 MOST_FACTS = 200
 MOST_RECENT = 256
+LOOKED_AT = 2 * MOST_RECENT  # numbers of messages from the newest on, of which some may be deleted
 ANCHORS = MOST_RECENT  # messages between two places that tokens are counted from
 
+# Messages are read by ranges of seq, so that few are looked at even where the planner takes a user for an average one,
+# and sorts all they have ever said: a turn's words stand from its position on, the recent messages before the last one.
 # Recent messages: replies stand after the message they answer, also where others were sent meanwhile; what is still
 # queued or running is not history yet. The window ends where the budget does, so its cost does not grow with the
 # history, and holds one message more than fits, so that its reader sees that there are more.
 # Facts: the rank says which go first where room is short; the place, where each stands, changes only with the facts.
 READ = Query(f"""
-SELECT 'user' AS part, 0 AS rank, id, (
+SELECT 'user' AS part, (
+           SELECT count(*) FROM (SELECT FROM facts WHERE user_id = :user_id AND status = 'superseded' LIMIT 1) f
+       ) AS rank, id, (
            SELECT count(*) FROM (SELECT FROM messages WHERE user_id = :user_id LIMIT {MOST_RECENT} + 1) m
        ) AS place, time_zone AS role, display_name AS text, 0 AS n_tokens, created_at AS at, 0 AS offset_
 FROM users WHERE id = :user_id
 UNION ALL
 SELECT 'words', seq, id, seq, role, text, n_tokens, said_at, 0 FROM messages
 WHERE user_id = :user_id AND turn_id = cast(:turn_id AS uuid) AND role = 'user'
+    AND seq >= (SELECT position FROM turns WHERE user_id = :user_id AND id = cast(:turn_id AS uuid))
 UNION ALL
 (SELECT 'fact', row_number() OVER (
      ORDER BY pinned DESC, (kind = 'identity') DESC, confirmations DESC, created_at DESC, id
@@ -42,7 +48,10 @@ FROM (
                    ARRAY(SELECT id FROM turns WHERE user_id = :user_id AND state <> 'done')
                ) AS waits,
                (SELECT last_message / {ANCHORS} * {ANCHORS} FROM streams WHERE user_id = :user_id) AS anchor
-        FROM messages WHERE user_id = :user_id AND text <> '' ORDER BY seq DESC LIMIT {MOST_RECENT}
+        FROM messages WHERE user_id = :user_id AND text <> ''
+            AND seq BETWEEN (SELECT last_message - {LOOKED_AT} FROM streams WHERE user_id = :user_id)
+                AND (SELECT last_message FROM streams WHERE user_id = :user_id)
+        ORDER BY seq DESC LIMIT {MOST_RECENT}
     ) m WINDOW newest_first AS (ORDER BY place DESC, seq DESC)
 ) w WHERE NOT waits AND total - cost <= cast(:budget AS bigint)
 ORDER BY part, rank
@@ -63,11 +72,8 @@ class Said:
 
 
 # A message that a superseded fact stands on, with what holds instead.
-ANNOTATIONS = Query("""
-SELECT 'topic' AS part, id, title AS text FROM topics
-WHERE user_id = :user_id AND id = ANY(cast(:topics AS uuid[]))
-UNION ALL
-SELECT 'change', s.message_id, string_agg(DISTINCT n.statement, '; ') FROM fact_sources s
+CHANGES = Query("""
+SELECT s.message_id, string_agg(DISTINCT n.statement, '; ') AS text FROM fact_sources s
 JOIN facts o ON o.user_id = s.user_id AND o.id = s.fact_id AND o.status = 'superseded'
 JOIN facts n ON n.user_id = o.user_id AND n.subject = o.subject AND n.slot = o.slot AND n.status = 'active'
     AND n.created_at >= o.created_at AND (n.single_valued OR n.supersedes = o.id)
@@ -88,17 +94,9 @@ class ActiveFact:
 
 
 @dataclass(frozen=True, slots=True)
-class Annotations:
-    """What is said beside recalled messages: titles by topic, and by message what has changed since."""
-
-    titles: dict[UUID, str]
-    changes: dict[UUID, str]
-
-
-@dataclass(frozen=True, slots=True)
 class Material:
-    """What a prompt can be made of: `facts` the most important first, messages oldest first. `older` are messages that
-    were not even looked at."""
+    """What a prompt can be made of: `facts` the most important first, messages oldest first. `older`: there are
+    messages that were not even looked at; `changed`: some fact holds no more."""
 
     user_name: str | None
     time_zone: str
@@ -106,6 +104,7 @@ class Material:
     facts: Sequence[ActiveFact]
     recent: Sequence[Said]
     older: bool
+    changed: bool
 
 
 async def read(connection: Connection, user_id: UUID, turn_id: UUID | None, *, budget: int, overhead: int) -> Material:
@@ -124,16 +123,14 @@ async def read(connection: Connection, user_id: UUID, turn_id: UUID | None, *, b
         ],
         recent=[_said(row) for row in rows if row["part"] == "recent"],
         older=user["place"] > MOST_RECENT,
+        changed=user["rank"] > 0,
     )
 
 
-async def annotations(
-    connection: Connection, user_id: UUID, *, topics: Sequence[UUID], messages: Sequence[UUID]
-) -> Annotations:
-    """The titles of `topics`, and what has changed since some of `messages`."""
-    rows = await ANNOTATIONS.all(connection, user_id=user_id, topics=topics, messages=messages)
-    by_part = {part: {row["id"]: row["text"] for row in rows if row["part"] == part} for part in ("topic", "change")}
-    return Annotations(by_part["topic"], by_part["change"])
+async def changes(connection: Connection, user_id: UUID, messages: Sequence[UUID]) -> dict[UUID, str]:
+    """What holds now instead of what some of `messages` say."""
+    rows = await CHANGES.all(connection, user_id=user_id, messages=messages)
+    return {row["message_id"]: row["text"] for row in rows}
 
 
 def _said(row: Row) -> Said:

@@ -15,37 +15,39 @@ from uuid import UUID
 from freya_gateway.db.query import Connection, Query
 
 MOST_TERMS = 32  # lexemes of a query that are looked at, the rarest first
+LOOKED_UP = range(3, 41)  # characters of a lexeme that similar ones are looked up for
 MOST_UNKNOWN = 8  # lexemes that the user never said, for which similar ones are looked up
-SIMILAR, ALIKE, TYPO_WEIGHT = 4, 0.35, 0.7  # known lexemes for an unknown one, their least similarity, their weight
+MOST_SIMILAR, ALIKE, TYPO_WEIGHT = (
+    4,
+    0.35,
+    0.7,
+)  # known lexemes for an unknown one, their least similarity, their weight
 FREQUENT = 0.2  # share of the messages above which a lexeme brings no candidates
-MOST_CANDIDATES = 400  # messages that are looked at
+MOST_CANDIDATES = 300  # messages that are looked at
 RECENT = 20_000  # newest messages that are looked through where a long history has too many with each lexeme
-MOST_SCORED = 150  # candidates and neighbours whose rows are read
+MOST_SCORED = 100  # candidates and neighbours whose rows are read
 MOST_JOINED = 4  # frequent lexemes of which two in one message bring it in
 OVERLAP = 4  # how much oftener than by chance two words of a question meet in one message
 
-TERMS = Query(f"""
-WITH asked AS (
-    SELECT DISTINCT lexeme FROM unnest(to_tsvector('english', :text))
-), known AS (
-    SELECT t.lexeme, t.n_messages, 1.0::float8 AS weight FROM asked a
-    JOIN term_stats t ON t.user_id = :user_id AND t.lexeme = a.lexeme
-    ORDER BY t.n_messages LIMIT {MOST_TERMS}
-), unknown AS (
-    SELECT lexeme FROM asked a WHERE length(lexeme) BETWEEN 3 AND 40
-    AND NOT EXISTS (SELECT 1 FROM term_stats t WHERE t.user_id = :user_id AND t.lexeme = a.lexeme)
-    ORDER BY lexeme LIMIT {MOST_UNKNOWN}
-), similar_ AS (
-    SELECT s.lexeme, s.n_messages, {TYPO_WEIGHT} * s.similarity AS weight FROM unknown u, LATERAL (
-        SELECT t.lexeme, t.n_messages, similarity(t.lexeme, u.lexeme)::float8 AS similarity
-        FROM term_stats t WHERE t.user_id = :user_id AND t.lexeme % u.lexeme
-        ORDER BY similarity DESC, t.n_messages DESC LIMIT {SIMILAR}
-    ) s WHERE s.similarity >= {ALIKE}
-)
-SELECT lexeme, n_messages, max(weight) AS weight, c.total, c.n_terms
-FROM (SELECT * FROM known UNION ALL SELECT * FROM similar_) t,
-     (SELECT n_messages AS total, n_terms FROM collection_stats WHERE user_id = :user_id) c
-GROUP BY lexeme, n_messages, c.total, c.n_terms ORDER BY n_messages, lexeme
+# LATERAL with LIMIT 1 is a lookup by key for each lexeme, whatever the planner thinks of a user's number of words.
+TERMS = Query("""
+SELECT a.lexeme, t.n_messages, c.n_messages AS total, c.n_terms
+FROM unnest(to_tsvector('english', :text)) a
+CROSS JOIN LATERAL (SELECT n_messages, n_terms FROM collection_stats WHERE user_id = :user_id LIMIT 1) c
+LEFT JOIN LATERAL (
+    SELECT n_messages FROM term_stats WHERE user_id = :user_id AND lexeme = a.lexeme LIMIT 1
+) t ON true
+ORDER BY t.n_messages, a.lexeme
+""")
+
+SIMILAR = Query(f"""
+SELECT s.lexeme, s.n_messages, max({TYPO_WEIGHT} * s.similarity) AS weight
+FROM unnest(cast(:unknown AS text[])) u (lexeme), LATERAL (
+    SELECT t.lexeme, t.n_messages, similarity(t.lexeme, u.lexeme)::float8 AS similarity
+    FROM term_stats t WHERE t.user_id = :user_id AND t.lexeme % u.lexeme
+    ORDER BY similarity DESC, t.n_messages DESC LIMIT {MOST_SIMILAR}
+) s WHERE s.similarity >= {ALIKE}
+GROUP BY s.lexeme, s.n_messages
 """)
 
 # `tf`: ts_rank of a single lexeme knows only how often it stands there (0.61 once, 0.76, 0.83, 0.86 ...), and is five
@@ -69,10 +71,6 @@ WITH asked AS MATERIALIZED (
     SELECT c.seq, c.conversation_id, c.segment, c.is_question, q.query, q.weight, length(c.tsv) AS size,
            width_bucket(ts_rank('{{1,1,1,1}}', c.tsv, q.query), '{{0.7,0.8,0.85}}'::real[]) + 1 AS tf
     FROM candidates c JOIN asked q ON c.tsv @@ q.query
-), own AS (
-    SELECT seq, conversation_id, is_question,
-           sum(weight * tf * 1.9 / (tf + 0.9 * (0.5 + 0.5 * size / cast(:mean_size AS float8)))) AS score
-    FROM hits GROUP BY seq, conversation_id, is_question
 ), segments_ AS MATERIALIZED (
     SELECT jsonb_object_agg(segment, score) AS scores FROM (
         SELECT segment, sum(weight * tf * 1.9 / (tf + 0.9)) AS score
@@ -84,14 +82,18 @@ WITH asked AS MATERIALIZED (
         FROM (SELECT conversation_id, weight, sum(tf) AS tf FROM hits GROUP BY conversation_id, query, weight) t
         GROUP BY conversation_id
     ) c
+), own AS (
+    SELECT seq, conversation_id, is_question,
+           sum(weight * tf * 1.9 / (tf + 0.9 * (0.5 + 0.5 * size / cast(:mean_size AS float8)))) AS score,
+           0.3 * ((SELECT scores FROM conversations_) ->> conversation_id::text)::float8 AS conversation
+    FROM hits GROUP BY seq, conversation_id, is_question
 ), spread AS (
     SELECT seq + g.step AS seq, conversation_id,
-           sum(score * (g.share + CASE WHEN g.step = 1 AND is_question THEN 0.5 ELSE 0 END)) AS score
-    FROM own, (VALUES (0, 1.0), (1, 0.3), (2, 0.1), (-1, 0.3)) g (step, share) GROUP BY 1, 2
+           sum(score * (g.share + CASE WHEN g.step = 1 AND is_question THEN 0.5 ELSE 0 END)) + conversation AS score
+    FROM own, (VALUES (0, 1.0), (1, 0.3), (2, 0.1), (-1, 0.3)) g (step, share)
+    GROUP BY 1, 2, conversation
 ), best AS (
-    SELECT seq, conversation_id,
-           score + 0.3 * ((SELECT scores FROM conversations_) ->> conversation_id::text)::float8 AS score
-    FROM spread ORDER BY score DESC, seq DESC LIMIT {MOST_SCORED}
+    SELECT seq, conversation_id, score FROM spread ORDER BY score DESC, seq DESC LIMIT {MOST_SCORED}
 ), rows_ AS MATERIALIZED (
     SELECT m.*, m.conversation_id = b.conversation_id AS together, b.score
     FROM best b, LATERAL (
@@ -108,7 +110,8 @@ WITH asked AS MATERIALIZED (
     FROM rows_ r WHERE r.together AND r.seq < :before
     ORDER BY score DESC, r.seq DESC LIMIT :limit
 )
-SELECT c.id, c.seq, c.role, c.text, c.said_at, c.n_tokens, s.topic_id, c.conversation_id, c.score
+SELECT c.id, c.seq, c.role, c.text, c.said_at, c.n_tokens, s.topic_id, c.conversation_id, c.score,
+       (SELECT title FROM topics WHERE user_id = :user_id AND id = s.topic_id) AS topic
 FROM scored c
 LEFT JOIN LATERAL (SELECT topic_id FROM segments WHERE user_id = :user_id AND first_seq = c.segment LIMIT 1) s ON true
 ORDER BY c.score DESC, c.seq DESC
@@ -211,6 +214,7 @@ class Hit:
     topic_id: UUID | None
     conversation_id: UUID
     score: float
+    topic: str | None = None  # its title
 
 
 async def terms(connection: Connection, user_id: UUID, text: str) -> Terms:
@@ -219,7 +223,15 @@ async def terms(connection: Connection, user_id: UUID, text: str) -> Terms:
     if not rows:
         return Terms()
     total = max(rows[0]["total"], 1)
-    found = [Term(row["lexeme"], row["n_messages"], row["weight"]) for row in rows]
+    known = {
+        row["lexeme"]: Term(row["lexeme"], row["n_messages"], 1.0) for row in rows if row["n_messages"] is not None
+    }
+    known = dict(itertools.islice(known.items(), MOST_TERMS))
+    unknown = [row["lexeme"] for row in rows if row["n_messages"] is None and len(row["lexeme"]) in LOOKED_UP]
+    if unknown:
+        for row in await SIMILAR.all(connection, user_id=user_id, unknown=unknown[:MOST_UNKNOWN]):
+            known.setdefault(row["lexeme"], Term(*row.values()))
+    found = sorted(known.values(), key=lambda term: (term.n_messages, term.lexeme))
     return Terms(found, total, max(rows[0]["n_terms"] / total, 1.0))
 
 
