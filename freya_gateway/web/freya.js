@@ -8,7 +8,7 @@
   "use strict";
   const BASE_MS = 500, CAP_MS = 15000, REFUSED_CAP_MS = 60000; // pauses between attempts: full jitter below these
   const OPEN_MS = 10000; // for an answer's head and for `ready`
-  const ASK_MS = 1000, ASKS = 4; // a tab asks its leader, and takes over after so many unanswered questions
+  const ASK_MS = 1000, ASKS = 2; // a tab asks its leader, and takes over after so many unanswered questions
   const RENEW_MS = 30000; // a token that ends sooner is renewed before it is used
   const TURNS = ["listening", "thinking", "token", "reply"];
   const MOST_REPLIED = 500; // turns remembered as answered
@@ -655,9 +655,9 @@
   root.connectFreya = connectFreya;
   const script = root.document && root.document.currentScript;
   if (script && script.src && script.dataset.manual === undefined && !root.freya) {
-    const { url, tokenUrl, credentials, account, tickets, words } = script.dataset;
+    const { url, tokenUrl, credentials, account, tickets, words, patience } = script.dataset;
     root.freya = connectFreya({
-      url: url || new URL(script.src).origin, credentials, account, words, tickets: tickets !== undefined,
+      url: url || new URL(script.src).origin, credentials, account, words, tickets: tickets !== undefined, patience: Number(patience),
       getToken: tokenUrl && tokenFrom(tokenUrl),
     });
     root.sendMessageToAPI = (text, showStatus) => root.freya.speak(text, showStatus);
