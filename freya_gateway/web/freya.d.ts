@@ -107,8 +107,6 @@ export interface Freya {
   readonly status: Status;
   /** Whether this tab holds the browser's connection. */
   readonly leads: boolean;
-  /** Cursor of the last event told. */
-  readonly cursor: string | null;
 }
 
 export class FreyaError extends Error {

@@ -1,10 +1,11 @@
-"""freya.js in Chromium, against the real gateway and PostgreSQL: a page of another origin ends with the stored words."""
+"""freya.js in Chromium, on the real gateway and PostgreSQL: a page of another origin ends with the stored words."""
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
@@ -73,17 +74,11 @@ async def replied(page: Page, count: int = 1, *, seconds: float = 15) -> list[di
     return await page.evaluate("() => window.replies")
 
 
-async def stored(url: str, gateway: Running | None = None, **headers: str) -> dict[str, str]:
-    page = await _json(url + "/v1/messages?limit=200", headers)
-    return texts(page["messages"])
-
-
-async def _json(url: str, headers: dict[str, str]) -> Any:
-    import aiohttp
-
-    async with aiohttp.ClientSession() as http, http.get(url, headers=headers) as response:
+async def stored(url: str, **headers: str) -> dict[str, str]:
+    """turn -> Freya's words, as the gateway keeps them."""
+    async with aiohttp.ClientSession() as http, http.get(url + "/v1/messages?limit=200", headers=headers) as response:
         assert response.status == 200, await response.text()
-        return await response.json()
+        return texts((await response.json())["messages"])
 
 
 async def assert_exact(page: Page, url: str, **headers: str) -> None:
@@ -303,7 +298,7 @@ async def test_network_cut_after_the_request_left_is_one_turn(
 
 NASTY = (
     "</script><script>window.owned = 1</script>",
-    "<img src=x onerror=\"window.owned = 1\">",
+    '<img src=x onerror="window.owned = 1">',
     "data: x\n\nevent: reply\ndata: {}\n\n",
     "\r\n\r",
     "\x00",
@@ -334,7 +329,7 @@ async def test_module_speaks_stops_and_asks(context: BrowserContext, cockpit: Si
     cockpit.shows(gateway.url, manual="")
     page = await opened(context, cockpit, live=False)
     await page.evaluate(
-        "async url => { const { connectFreya } = await import(url + '/freya.mjs'); window.own = connectFreya({ url }); }",
+        "async url => { window.own = (await import(url + '/freya.mjs')).connectFreya({ url }); }",
         gateway.url,
     )
     sent = await page.evaluate("() => window.own.send('Go on !reply tokens=400 rate=50')")
