@@ -473,7 +473,7 @@ function connectFreya(options = {}) {
   /** In a visible tab that does not lead: is the leader there? */
   function look(scope) {
     if (leader || !visible()) return;
-    const silence = status === "live" ? (story.ready?.beat_ms || 0) * 1.5 + 3000 : ASK_MS;
+    const silence = status === "live" ? (story.ready?.beat_ms || 0) * 1.5 + 2000 : ASK_MS;
     if (Date.now() - heard < silence) return void (unanswered = 0);
     unanswered += 1;
     if (unanswered <= ASKS) return ask();

@@ -181,7 +181,8 @@ async def test_a_refused_token_is_renewed(
 async def restarts(
     context: BrowserContext, cockpit: Site, database_url: str, model: ModelServer, *, times: int
 ) -> None:
-    async with replica(database_url, model.base_url, FREYA_BEAT_SECONDS="0.5") as one:
+    quick = {"FREYA_BEAT_SECONDS": "0.5", "FREYA_GRACE_SECONDS": "0.1", "FREYA_LEASE_SECONDS": "1"}
+    async with replica(database_url, model.base_url, **quick) as one:
         cockpit.shows(one.url, patience="20000")
         page = await opened(context, cockpit)
         for number in range(times):
@@ -263,8 +264,8 @@ async def test_ten_tabs_share_one_connection_and_hand_it_over(
 async def test_a_silent_leader_is_replaced(context: BrowserContext, cockpit: Site, proxy: Proxy) -> None:
     cockpit.shows(proxy.url)
     first, second = [await opened(context, cockpit) for _ in range(2)]
-    blocked = asyncio.create_task(first.evaluate("() => { const end = Date.now() + 8500; while (Date.now() < end); }"))
-    await until(second, "() => window.freya.leads", seconds=12)
+    blocked = asyncio.create_task(first.evaluate("() => { const end = Date.now() + 7500; while (Date.now() < end); }"))
+    await until(second, "() => window.freya.leads", seconds=11)
     await say(second, "Whom do I hear?")
     assert (await replied(second))[0]["message"] == expected_reply("Whom do I hear?")
     await blocked
