@@ -31,7 +31,7 @@ function reduce(state, [name, data]) {
     case "thinking": // a new attempt says everything again
       return { ...state, phase: "thinking", turn: data.turn, text: "" };
     case "token":
-      return { ...state, phase: "replying", turn: data.turn, text: data.off === 0 ? data.text : state.text + data.text };
+      return { ...state, phase: "replying", turn: data.turn, text: state.text.slice(0, data.off) + data.text };
     case "reply":
       return { ...state, phase: "idle", turn: null, text: data.message, reply: data };
     default:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
@@ -178,33 +179,49 @@ async def test_a_refused_token_is_renewed(
         await assert_exact(page, proxy.url, **bearer("ana"))
 
 
-async def restarts(
-    context: BrowserContext, cockpit: Site, database_url: str, model: ModelServer, *, times: int
-) -> None:
-    quick = {"FREYA_BEAT_SECONDS": "0.5", "FREYA_GRACE_SECONDS": "0.1", "FREYA_LEASE_SECONDS": "1"}
-    async with replica(database_url, model.base_url, **quick) as one:
-        cockpit.shows(one.url, patience="20000")
-        page = await opened(context, cockpit)
-        for number in range(times):
-            await say(page, f"{number}: {SLOW}")
-            await until(page, "count => Object.keys(window.said).length >= count", number + 1)
-            await (one.kill() if number % 2 else one.terminate())
-            await one.start()
-            await replied(page, number + 1, seconds=30)
-        await assert_exact(page, one.url)
+async def answered_over_restarts(page: Page, restart: Callable[[int], Awaitable[None]], *, times: int) -> None:
+    """Asks, restarts the gateway when the reply has begun, and waits for the reply; so many times."""
+    for number in range(times):
+        await say(page, f"{number}: {SLOW}")
+        await until(page, "count => Object.keys(window.said).length >= count", number + 1)
+        await restart(number)
+        await replied(page, number + 1, seconds=30)
 
 
 async def test_exact_over_three_restarts_during_replies(
     context: BrowserContext, cockpit: Site, database_url: str, clean: None, model: ModelServer
 ) -> None:
-    await restarts(context, cockpit, database_url, model, times=3)
+    brief = {"beat_seconds": BEAT_SECONDS, "lease_seconds": 1.0, "grace_seconds": 0.1}
+    settings = settings_for(database_url, model.base_url, **brief)
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(running(settings))
+        url = one.url
+        cockpit.shows(url, patience="20000")
+
+        async def restart(_: int) -> None:
+            await stack.aclose()
+            port = int(url.rpartition(":")[2])
+            await stack.enter_async_context(running(settings.model_copy(update={"port": port})))
+
+        page = await opened(context, cockpit)
+        await answered_over_restarts(page, restart, times=3)
+        await assert_exact(page, url)
 
 
 @pytest.mark.chaos
-async def test_exact_over_twenty_restarts_during_replies(
+async def test_exact_over_twenty_restarts_and_kills_during_replies(
     context: BrowserContext, cockpit: Site, database_url: str, clean: None, model: ModelServer
 ) -> None:
-    await restarts(context, cockpit, database_url, model, times=20)
+    async with replica(database_url, model.base_url, FREYA_BEAT_SECONDS="0.5") as one:
+        cockpit.shows(one.url, patience="20000")
+
+        async def restart(number: int) -> None:
+            await (one.kill() if number % 2 else one.terminate())
+            await one.start()
+
+        page = await opened(context, cockpit)
+        await answered_over_restarts(page, restart, times=20)
+        await assert_exact(page, one.url)
 
 
 async def test_exact_after_being_offline(context: BrowserContext, cockpit: Site, proxy: Proxy) -> None:
