@@ -1,0 +1,68 @@
+/** The prompt's budget, what a reply stood on, and the raw events. */
+import { curlButton } from "./curl.js";
+import { fill } from "./memory.js";
+import { at, attempt, make } from "./view.js";
+
+const TINTS = ["#4fe3ff", "#ff6bd6", "#7dffb2", "#ffd166", "#a08bff", "#ff8a5c"];
+const LONGEST_LOG = 300;
+
+export function budget(freya) {
+  const path = () => `/v1/context?text=${encodeURIComponent(at("text").value.trim() || "Hello")}`;
+  let asked = 0;
+  const refresh = async () => {
+    const mine = ++asked;
+    const prompt = await attempt(() => freya.request("GET", path()));
+    if (!prompt || mine !== asked) return;
+    at("budget-total").textContent = `${prompt.tokens} tokens would be sent`;
+    const tinted = (tag, block, index, text) => {
+      const one = make(tag, "", text);
+      one.style.setProperty("--tint", TINTS[index % TINTS.length]);
+      one.style.setProperty("--share", block.tokens);
+      return one;
+    };
+    at("budget").replaceChildren(...prompt.blocks.map((block, i) => tinted("span", block, i, "")));
+    at("legend").replaceChildren(...prompt.blocks.map((block, i) => tinted("li", block, i, `${block.name} ${block.tokens}`)));
+  };
+  let timer;
+  at("text").addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(refresh, 400);
+  });
+  at("budget-curl").append(curlButton("The prompt", () => ["GET", path()]));
+  return refresh;
+}
+
+export function why(freya) {
+  return async (message) => {
+    if (!message) return;
+    const path = `/v1/messages/${message}/memory`;
+    at("why-curl").replaceChildren(curlButton("Behind the reply", () => ["GET", path]));
+    const found = await attempt(() => freya.request("GET", path));
+    if (!found) return;
+    const line = (kind, text) => make("li", "card", `${kind}: ${text || "deleted since"}`);
+    fill("why", [
+      ...found.facts.map((fact) => line("fact", fact.statement)),
+      ...found.topics.map((topic) => line("topic", topic.title)),
+      ...found.recalled.map((one) => line("recalled", one.excerpt)),
+      make("li", "tag", `${found.tokens} tokens, ${found.history} messages of history`),
+    ], "");
+  };
+}
+
+/** What was learned after a reply stands under what the reply was made from. */
+export function learned({ facts, topics }) {
+  const ids = [...facts, ...topics].length;
+  at("why").append(make("li", "card", `learned or changed: ${ids} (${facts.length} facts, ${topics.length} topics)`));
+}
+
+export function log(freya) {
+  fill("why", [], "Shown after the next reply.");
+  at("log-curl").append(curlButton("The stream", () => ["GET", "/v1/stream"]));
+  freya.on("*", (data, name) => {
+    const row = make("li");
+    row.append(make("b", "", name), ` ${JSON.stringify(data)}`);
+    at("log").append(row);
+    while (at("log").children.length > LONGEST_LOG) at("log").firstChild.remove();
+    at("log").scrollTop = at("log").scrollHeight;
+  });
+}
