@@ -500,7 +500,7 @@ function connectFreya(options = {}) {
     else line.nudge();
     if (!need || status !== "live" || !story.at) return;
     if (at?.epoch !== story.at.epoch) post({ kind: "snapshot", to: from, ...story.snapshot() });
-    else if (at.seq < story.at.seq) line.open(at); // told again; every tab takes what it lacks
+    else if (at.seq < line.at?.seq) line.open(at); // told again; every tab takes what it lacks
   }
 
   // Coming back.
@@ -539,9 +539,17 @@ function connectFreya(options = {}) {
     const body = { text, client_message_id: id, if_busy: ifBusy };
     for (let tries = 0; ; tries += 1) {
       const control = new AbortController();
-      const timer = setTimeout(() => control.abort(), Math.min(OPEN_MS, Math.max(1, end - Date.now())));
+      let timer;
+      const late = new Promise((_, reject) => {
+        timer = setTimeout(() => {
+          control.abort();
+          reject(new FreyaError("There was no answer in time."));
+        }, Math.min(OPEN_MS, Math.max(1, end - Date.now())));
+      });
       try {
-        const { turn, message, cursor } = await request("POST", "/v1/messages", body, control.signal);
+        const { turn, message, cursor } = await Promise.race([
+          request("POST", "/v1/messages", body, control.signal), late,
+        ]);
         unsure.delete(text);
         story.open(turn);
         if (leader && !story.ready) story.at = story.at || parseCursor(cursor);
@@ -618,13 +626,10 @@ function subject(token) {
   for (const unit of String(claimsOf(token).sub || token)) hash = (Math.imul(hash, 31) + unit.charCodeAt(0)) | 0;
   return hash.toString(36);
 }
+/** A random UUID also where crypto.randomUUID is missing: in insecure contexts. */
 function uuid() {
-  // crypto.randomUUID is there in secure contexts only.
-  const bytes = root.crypto.getRandomValues(new Uint8Array(16));
-  bytes[6] = (bytes[6] & 15) | 64;
-  bytes[8] = (bytes[8] & 63) | 128;
-  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+  const digit = (d) => (d ^ (root.crypto.getRandomValues(new Uint8Array(1))[0] & (15 >> (d / 4)))).toString(16);
+  return "10000000-1000-4000-8000-100000000000".replace(/[018]/g, digit);
 }
 
 /** `data-token-url` answers `{"token": "..."}` to a POST with the page's cookies. */

@@ -237,6 +237,12 @@ test("who cannot be reached has kind words", async (t) => {
   assert.deepEqual([said.turn, said.message, said.status, said.error.code], [null, "Later.", "fallback", "unreachable"]);
 });
 
+test("who waits for a token in vain has kind words, too", async (t) => {
+  const { freya, told } = client(t, { "GET /v1/stream": [open(ready())] }, { patience: 100, getToken: () => new Promise(() => {}) });
+  assert.equal(await freya.speak("Hi"), null);
+  assert.equal(told.find(([name]) => name === "reply")[1].error.code, "unreachable");
+});
+
 test("a listener that throws takes nothing from the others", async (t) => {
   const { freya, told } = client(t, { "GET /v1/stream": [open(ready() + listening(1) + reply(2, "Hello"))] });
   const errors = [];
