@@ -108,7 +108,7 @@ async def test_the_cockpit_is_not_served_where_it_is_off(guarded: Running) -> No
 
 @pytest.mark.parametrize(
     "path",
-    ["/cockpit/..%2Ffreya.js", "/cockpit/..%2f..%2fcli.py", "/cockpit/%2Fetc%2Fpasswd", "/cockpit/..", "/cockpit/"],
+    ["/cockpit/..%2Ffreya.js", "/cockpit/..%2f..%2fcli.py", "/cockpit/%2Fetc%2Fpasswd", "/cockpit/"],
 )
 async def test_nothing_beside_the_cockpit_is_served(freya: Running, path: str) -> None:
     response, _ = await get(freya, path)
