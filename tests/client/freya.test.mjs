@@ -81,10 +81,10 @@ test("half a frame is not told, and the next connection continues after the last
 test("what is said again is trimmed by seq and off, and a reply is told once", async (t) => {
   const { told } = client(t, { "GET /v1/stream": [
     open(ready() + listening(1) + listening(1) + thinking(2) + token(3, 0, "Hel") + token(3, 0, "Hel")
-      + token(5, 0, "Hello") + reply(6, "Hello") + reply(7, "Hello") + thinking(8) + token(9, 0, "Hello") + listening(10, "u")),
+      + frame("memory", { facts: [] }, "e.4") + frame("memory", { facts: [] }, "e.4") + token(5, 0, "Hello") + reply(6, "Hello") + reply(7, "Hello") + thinking(8) + token(9, 0, "Hello") + listening(10, "u")),
   ] });
   await until(() => count(told, "listening") === 2);
-  assert.deepEqual([words(told), count(told, "thinking"), count(told, "reply")], ["Hello", 1, 1]);
+  assert.deepEqual([words(told), count(told, "thinking"), count(told, "reply"), count(told, "memory")], ["Hello", 1, 1, 1]);
 });
 
 test("a gap is caught up by opening afresh", async (t) => {
