@@ -2,13 +2,14 @@
 import { connectFreya } from "/freya.mjs";
 import { curlButton, getToken, keepToken } from "./curl.js";
 import { memory } from "./memory.js";
-import { budget, learned, log, why } from "./mind.js";
+import { budget, learning, log, why } from "./mind.js";
 import { ask, at, attempt, make } from "./view.js";
 
 const freya = connectFreya({ url: location.origin, getToken });
 const refreshMemory = memory(freya);
 const refreshBudget = budget(freya);
 const showWhy = why(freya);
+const learned = learning(freya);
 const replies = new Map(); // turn -> its paragraph
 let turn = null; // the one that runs
 
@@ -35,7 +36,10 @@ function replyOf(id) {
 const heard = new Set();
 freya.on("listening", (data) => {
   turn = turn || data.turn;
-  if (!heard.has(data.message_id)) say("user", data.message);
+  if (!heard.has(data.message_id)) {
+    say("user", data.message);
+    learned.begin();
+  }
   heard.add(data.message_id);
   phase("LISTENING");
 });
@@ -53,11 +57,20 @@ freya.on("reply", (data) => {
   at("spoken").textContent = data.message;
   turn = null;
   phase("STANDBY");
-  showWhy(data.message_id);
+  showWhy(data.message_id).then(learned.again);
   refreshBudget();
 });
 freya.on("memory", (data) => {
-  learned(data);
+  learned.add(data);
+  refreshMemory();
+});
+freya.on("ready", ({ recovered, reason, phase: now }) => {
+  if (now === "idle") phase("STANDBY");
+  if (recovered || reason === "fresh") return;
+  heard.clear(); // the log cannot be continued: what is stored counts
+  replies.clear();
+  at("talk").replaceChildren();
+  showHistory();
   refreshMemory();
 });
 freya.on("status", ({ status }) => { at("link").textContent = status; });
@@ -91,6 +104,7 @@ async function showHistory() {
   const page = await attempt(() => freya.request("GET", "/v1/messages?limit=30"));
   if (!page) return;
   const rows = page.messages.filter((message) => !heard.has(message.id) && !replies.has(message.turn)).reverse();
+  rows.forEach((message) => heard.add(message.id));
   at("talk").prepend(...rows.map((message) => make("p", `said ${message.role}`, message.text)));
   at("talk").scrollTop = at("talk").scrollHeight;
 }

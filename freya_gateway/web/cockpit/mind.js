@@ -49,10 +49,29 @@ export function why(freya) {
   };
 }
 
-/** What was learned after a reply stands under what the reply was made from. */
-export function learned({ facts, topics }) {
-  const ids = [...facts, ...topics].length;
-  at("why").append(make("li", "card", `learned or changed: ${ids} (${facts.length} facts, ${topics.length} topics)`));
+/** What was learned from a message: shown as it comes, and again under what the reply stood on. */
+export function learning(freya) {
+  let rows = [];
+  const name = async (kind, id, text) => {
+    try {
+      return `learned: ${text(await freya.request("GET", `/v1/${kind}/${id}`))}`;
+    } catch {
+      return `forgotten: ${kind} ${id.slice(0, 8)}`;
+    }
+  };
+  return {
+    begin: () => { rows = []; },
+    again: () => at("why").append(...rows),
+    async add({ facts, topics }) {
+      const lines = await Promise.all([
+        ...facts.map((id) => name("facts", id, (fact) => `${fact.statement} (${fact.status})`)),
+        ...topics.map((id) => name("topics", id, (topic) => topic.title)),
+      ]);
+      const fresh = lines.map((text) => make("li", "card learned", text));
+      rows.push(...fresh);
+      at("why").append(...fresh);
+    },
+  };
 }
 
 export function log(freya) {
