@@ -53,11 +53,9 @@ export function why(freya) {
 export function learning(freya) {
   let rows = [];
   const name = async (kind, id, text) => {
-    try {
-      return `learned: ${text(await freya.request("GET", `/v1/${kind}/${id}`))}`;
-    } catch {
-      return `forgotten: ${kind} ${id.slice(0, 8)}`;
-    }
+    const page = await attempt(() => freya.request("GET", `/v1/${kind}?limit=200`));
+    const one = page && page[kind].find((each) => each.id === id);
+    return one ? `learned: ${text(one)}` : `gone: ${kind} ${id.slice(0, 8)}`;
   };
   return {
     begin: () => { rows = []; },
