@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from loguru import logger
 
 from freya_gateway import __version__
-from freya_gateway.api import account, exports, facts, health, messages, stream, topics, turns
+from freya_gateway.api import account, exports, facts, health, messages, stream, topics, turns, web
 from freya_gateway.api import memory as memory_api
 from freya_gateway.api import recall as recall_api
 from freya_gateway.api.auth import Authenticator
@@ -74,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
         facts.router,
         topics.router,
         health.router,
+        web.router,
     ):
         app.include_router(router)
     return app

@@ -1,0 +1,3 @@
+import "./freya.js";
+export const { connectFreya } = globalThis;
+export const { FreyaError } = connectFreya;
