@@ -97,7 +97,7 @@ def _project(app: str) -> str:
 def _fields(data: bytes, *, depth: int) -> dict[str, Value]:
     if depth > DEEPEST:
         raise SourceError(f"values nest more than {DEEPEST} deep")
-    return _joined((_property(wire.message(value)) for number, value in _properties(data)), depth=depth)
+    return _joined((_property(wire.message(value)) for _, value in _properties(data)), depth=depth)
 
 
 def _properties(data: bytes) -> Iterable[wire.Field]:
@@ -159,24 +159,26 @@ def _content(data: bytes) -> tuple[int, int | bytes]:
 
 def _value(found: Property, *, depth: int) -> Value:
     kind, value = _content(found.value)
-    match found.meaning, kind:
-        case _, 0:
-            return None
-        case ((0 | 15), 3):
-            return wire.text(value)
-        case 14, 3:
-            return wire.message(value)
-        case 19, 3:
-            return _fields(wire.message(value), depth=depth + 1)
-        case 7, 1:
-            seconds, micros = divmod(wire.integer(value), 1_000_000)
-            return Timestamp(seconds, micros * 1_000)
-        case 9, 5:
-            return _point(wire.message(value))
-        case 0, _:
-            return _plain(kind, value)
-        case _:
-            raise SourceError(f"a value has the unknown meaning {found.meaning}")
+    if kind == 0:
+        return None
+    if (found.meaning, kind) == (MAP, STRING):
+        return _fields(wire.message(value), depth=depth + 1)
+    if (found.meaning, kind) == (GEOPOINT, POINT):
+        return _point(wire.message(value))
+    if (found.meaning, kind) == (TIMESTAMP, INT64):
+        seconds, micros = divmod(wire.integer(value), 1_000_000)
+        return Timestamp(seconds, micros * 1_000)
+    return _scalar(found.meaning, kind, value)
+
+
+def _scalar(meaning: int, kind: int, value: int | bytes) -> Value:
+    if (meaning, kind) == (BYTES, STRING):
+        return wire.message(value)
+    if meaning in (PLAIN, TEXT) and kind == STRING:
+        return wire.text(value)
+    if meaning == PLAIN:
+        return _plain(kind, value)
+    raise SourceError(f"a value has the unknown meaning {meaning}")
 
 
 def _plain(kind: int, value: int | bytes) -> Value:

@@ -5,7 +5,7 @@ A file that ends where a record ends looks whole: only the counts in the overall
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,13 +25,6 @@ class Part:
 
     files: tuple[Path, ...]
     count: int
-
-
-@dataclass(slots=True)
-class Names:
-    """Which databases the keys name: it must be one."""
-
-    found: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
 
 def open_export(folder: Path, *, project: str | None = None, database: str | None = None) -> FileSource:
@@ -86,17 +79,18 @@ def _parts(folder: Path) -> tuple[Part, ...]:
     found = sorted(folder.glob(OVERALL))
     if len(found) != 1:
         message = "several exports in one folder" if found else "no overall_export_metadata: not an export, or cut off"
-        raise SourceError(
-            message, place=str(folder), advice="Name the folder that holds one *.overall_export_metadata."
-        )
-    parts = tuple(_part(folder, data, place) for data, place in _records(found[0]))
+        raise SourceError(message, place=str(folder), advice=f"Name the folder that holds one {OVERALL}.")
+    said = list(_records(found[0]))
+    if not said or not said[0][0].isdigit():
+        raise damaged("the overall metadata does not begin with its version", str(found[0]))
+    parts = tuple(_part(folder, data, place) for data, place in said[1:])
     if not parts:
         raise damaged("the overall metadata is empty", str(found[0]))
     return parts
 
 
 def _part(folder: Path, data: bytes, place: str) -> Part:
-    """In the overall metadata: {1: {2: path of the part's metadata, 3: its number of entities, absent for none}}."""
+    """In the overall metadata, after its version: {1: {2: path of the part's metadata, 3: its number of entities, absent for none}}."""
     with at(place):
         said = dict(wire.parse(wire.message(dict(wire.parse(data)).get(1, 0))))
         metadata = _below(folder, wire.text(said.get(2, 0)))
