@@ -90,7 +90,7 @@ def _parts(folder: Path) -> tuple[Part, ...]:
 
 
 def _part(folder: Path, data: bytes, place: str) -> Part:
-    """In the overall metadata, after its version: {1: {2: path of the part's metadata, 3: its number of entities, absent for none}}."""
+    """In the overall metadata, after its version: {1: {2: path of the part's metadata, 3: its entities if any}}."""
     with at(place):
         said = dict(wire.parse(wire.message(dict(wire.parse(data)).get(1, 0))))
         metadata = _below(folder, wire.text(said.get(2, 0)))
