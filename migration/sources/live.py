@@ -69,13 +69,12 @@ class LiveSource:
     def __init__(self, place: Place, *, patience: Patience | None = None, now: Callable[[], float] = time.time) -> None:
         self.project, self.database = place.project, place.database
         self._place, self._patience, self._now = place, patience or Patience(), now
-        self._read_time = datetime.fromtimestamp(now(), UTC)
+        self._read_at(datetime.fromtimestamp(now(), UTC))
         self._client: FirestoreAsyncClient | None = None
         self._losses: list[Loss] = []
 
-    @property
-    def fingerprint(self) -> str:
-        return self._read_time.isoformat()
+    def _read_at(self, moment: datetime) -> None:
+        self._read_time, self.fingerprint = moment, moment.isoformat()
 
     async def expected(self) -> int | None:
         waiting = Waiting(self._patience)
@@ -108,14 +107,14 @@ class LiveSource:
             return ()
         try:
             read_time, *path = json.loads(after)
-            self._read_time = datetime.fromisoformat(read_time)
+            self._read_at(datetime.fromisoformat(read_time))
         except (ValueError, TypeError):
             raise SourceError("the checkpoint is not one of this source") from None
         return tuple(path)
 
     def _renew(self) -> None:
         if self._now() - self._read_time.timestamp() > READ_TIME_LASTS:
-            self._read_time = datetime.fromtimestamp(self._now(), UTC)
+            self._read_at(datetime.fromtimestamp(self._now(), UTC))
             detail = "read at more than one moment, as it took over an hour: run `delta` afterwards"
             self._losses = [Loss("several-read-times", detail, sum(loss.count for loss in self._losses) + 1)]
 

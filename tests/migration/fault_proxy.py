@@ -1,6 +1,6 @@
 """Stands between the client and the emulator and hands bytes on, until a scripted fault is due."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +48,7 @@ class FaultProxy(grpc.GenericRpcHandler):
 
 
 @asynccontextmanager
-async def proxied(proxy: FaultProxy) -> AsyncIterator[str]:
+async def proxied(proxy: FaultProxy) -> AsyncGenerator[str]:
     """The proxy's host:port."""
     server = grpc.aio.server(options=(("grpc.max_send_message_length", -1),))
     server.add_generic_rpc_handlers((proxy,))

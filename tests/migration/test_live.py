@@ -61,7 +61,7 @@ async def test_what_is_written_meanwhile_is_not_read(emulator: Emulator) -> None
 
 
 @pytest.mark.parametrize("after", [0, 150])
-@pytest.mark.parametrize("code", sorted(PASSING, key=lambda code: code.name), ids=lambda code: code.name)
+@pytest.mark.parametrize("code", sorted(PASSING, key=lambda code: code.name), ids=str)
 async def test_a_passing_failure_loses_and_repeats_nothing(
     emulator: Emulator, many: str, code: grpc.StatusCode, after: int
 ) -> None:

@@ -31,8 +31,12 @@ def copy(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "copy"))
 
 
+def found(folder: Path, name: str) -> Path:
+    return next(path for path in folder.rglob(name) if path.is_file())
+
+
 def output(folder: Path) -> Path:
-    return next(folder.rglob("output-0"))
+    return found(folder, "output-0")
 
 
 async def read(folder: Path) -> list[Document]:
@@ -57,7 +61,7 @@ async def test_reading_goes_on_after_a_cursor(exported: Path) -> None:
 
 
 async def test_the_metadata_file_names_the_export_too(exported: Path) -> None:
-    assert await read(next(exported.glob("*.overall_export_metadata"))) == await read(exported)
+    assert await read(found(exported, "*.overall_export_metadata")) == await read(exported)
 
 
 async def test_an_export_of_nothing_needs_a_project(emulator: Emulator, tmp_path: Path) -> None:
@@ -134,7 +138,7 @@ def text(path: Path) -> None:
 @pytest.mark.parametrize("damage", [delete, empty, garbage, text], ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("name", ["output-0", "*.export_metadata", "*.overall_export_metadata"])
 async def test_a_damaged_file_is_refused(copy: Path, name: str, damage: Callable[[Path], None]) -> None:
-    damage(next(path for path in copy.rglob(name) if path.is_file()))
+    damage(found(copy, name))
     await refused(copy)
 
 
@@ -150,7 +154,7 @@ async def test_a_length_bomb_is_refused(copy: Path) -> None:
 
 
 async def test_metadata_may_not_lead_out_of_the_folder(copy: Path) -> None:
-    metadata = next(copy.rglob("all_kinds/*.export_metadata"))
+    metadata = found(copy, "*.export_metadata")
     name = b"../../../../etc/passwd"
     inner = b"\x0a\x00\x12" + bytes((len(name),)) + name
     metadata.write_bytes(b"\x12" + bytes((len(inner),)) + inner)
@@ -187,7 +191,7 @@ def test_deep_nesting_is_refused_without_a_stack_overflow() -> None:
 
 
 def test_deep_groups_are_refused_without_a_stack_overflow() -> None:
-    with pytest.raises(SourceError, match="deep|without an end"):
+    with pytest.raises(SourceError, match=r"deep|without an end"):
         entity.decode(b"\x0b" * DEPTH_BOMB)
 
 
