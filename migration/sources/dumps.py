@@ -130,7 +130,7 @@ def _first_line_is_whole(path: Path) -> bool:
         line = file.readline(min(LONGEST_LINE, 4 << 20))
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -153,7 +153,7 @@ def _last_line(path: Path) -> dict[str, Json]:
         line = file.read().rstrip().rpartition(b"\n")[2]
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) and value.get("type") == "meta" else {}
 

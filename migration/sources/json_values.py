@@ -16,7 +16,7 @@ from migration.sources.files import Losses
 from migration.sources.json_events import DEEPEST, Json
 
 NANOS = range(1_000_000_000)
-RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|z|[+-]\d\d:\d\d)")
+RFC3339 = re.compile(r"(\d{1,4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|z|[+-]\d\d:\d\d)")
 DOCUMENT_NAME = re.compile(r"projects/([^/]+)/databases/([^/]+)/documents/(.+)", re.DOTALL)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -66,13 +66,13 @@ def timestamp(seconds: Json, nanos: Json) -> Timestamp | Kept:
 
 
 def rfc3339(text: Json) -> Timestamp | Kept:
-    """With all nine digits, which `datetime` does not hold."""
+    """With all nine digits, which `datetime` does not hold; Python clients write the year 1 with one digit."""
     match = RFC3339.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         return KEPT
     day, time, fraction, zone = match.groups()
     try:
-        moment = datetime.fromisoformat(f"{day}T{time}{zone.upper().replace('Z', '+00:00')}")
+        moment = datetime.fromisoformat(f"{day:0>10}T{time}{zone.upper().replace('Z', '+00:00')}")
     except ValueError:
         return KEPT
     span = moment - EPOCH
