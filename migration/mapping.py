@@ -29,6 +29,7 @@ class Collection(BaseModel):
     paths: tuple[str, ...]
     kind: Literal["message", "skip"]
     rule: str = ""
+    unless: tuple[str, ...] = ()  # a document with one of these fields holds more than the rule knows: a reject
     text: tuple[str, ...] = ()
     role: tuple[str, ...] = ()
     is_user: tuple[str, ...] = ()
@@ -120,12 +121,13 @@ def _fits(pattern: str, path: tuple[str, ...]) -> dict[str, str] | None:
     return names
 
 
-def _mapped(  # noqa: PLR0913
+def _mapped(
     mapping: Mapping, collection: Collection, document: Document, *, names: dict[str, str], policy: Policy
 ) -> Outcome:
-    if collection.kind == "skip":
-        return Skipped(collection.rule)
     fields = document.fields
+    if collection.kind == "skip":
+        unknown = any(name in fields for name in collection.unless)
+        return Rejected("holds_more") if unknown else Skipped(collection.rule)
     text = _first(fields, collection.text)
     if not isinstance(text, str) or not text:
         return Rejected("no_text")

@@ -20,14 +20,8 @@ def digest(value: Value) -> bytes:
 def encode(value: Value) -> bytes:
     """Bytes that `decode` turns into the very same value: NaN, -0.0, NUL and lone surrogates included."""
     match value:
-        case None:
-            return b"n"
-        case bool():
-            return b"t" if value else b"f"
-        case int():
-            return b"i" + struct.pack(">q", value)
-        case float():
-            return b"d" + struct.pack(">d", value)
+        case None | bool() | int() | float():
+            return _encode_number(value)
         case str():
             return _sized(b"s", value.encode("utf-8", "surrogatepass"))
         case bytes():
@@ -38,6 +32,14 @@ def encode(value: Value) -> bytes:
             return _many(b"m", [part for key in sorted(value) for part in (encode(key), encode(value[key]))])
         case _:
             return _encode_special(value)
+
+
+def _encode_number(value: float | bool | None) -> bytes:
+    if value is None:
+        return b"n"
+    if isinstance(value, bool):
+        return b"t" if value else b"f"
+    return b"i" + struct.pack(">q", value) if isinstance(value, int) else b"d" + struct.pack(">d", value)
 
 
 def _encode_special(value: Timestamp | GeoPoint | Reference | Vector | Unresolved) -> bytes:
