@@ -100,7 +100,7 @@ def _backfire_value(value: Json, place: str, named: frozenset[str], decoding: De
         return [_backfire_value(item, f"{place}.{at}", named, decoding) for at, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
-    found = javascript(value, decoding) if place in named or set(value) == {"_values"} else untyped(value, decoding)
+    found = javascript(value, decoding) if place in named else untyped(value, decoding)
     if not isinstance(found, Kept):
         return found
     return {key: _backfire_value(item, f"{place}.{key}", named, decoding) for key, item in value.items()}

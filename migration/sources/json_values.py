@@ -126,21 +126,23 @@ def javascript(value: Object, decoding: Decoding) -> Value | Kept:
         return timestamp(value["_seconds"], value["_nanoseconds"])
     if keys == {"_latitude", "_longitude"}:
         return geopoint(value["_latitude"], value["_longitude"])
-    if keys == {"_values"}:
-        return vector(value["_values"])
     if keys == {"type", "data"} and value["type"] == "Buffer":
         return _octets(value["data"])
     if "_path" in keys and keys <= {"_firestore", "_path", "_converter"}:
-        return _node_reference(value["_path"])
+        return _node_reference(value, decoding)
     return untyped(value, decoding)
 
 
 def untyped(value: Object, decoding: Decoding) -> Value | Kept:
-    """Sentinels that were never resolved; and bytes that were written as a map, which is only suspected."""
+    """Vectors, sentinels that were never resolved; and bytes that were written as a map, which is only suspected."""
     if set(value) == {"_methodName"} and isinstance(value["_methodName"], str):
         return Unresolved(value["_methodName"].removeprefix("FieldValue."))
     if value == {".sv": "timestamp"}:
         return Unresolved("serverTimestamp")
+    if set(value) == {"_values"}:
+        return vector(value["_values"])
+    if set(value) == {"__type__", "value"} and value["__type__"] == "__vector__":  # a client older than vectors
+        return vector(value["value"])
     if value and not isinstance(_octets([value.get(str(at)) for at in range(len(value))]), Kept):
         decoding.losses.note("bytes-as-map", "maps of numbered bytes, kept as maps; they may have been binary values")
     return KEPT
@@ -153,19 +155,22 @@ def _octets(values: Json) -> bytes | Kept:
     return bytes(numbers) if len(numbers) == len(values) else KEPT
 
 
-def _node_reference(found: Json) -> Reference | Kept:
-    if not isinstance(found, dict) or set(found) != {"segments", "projectId", "databaseId"}:
+def _node_reference(value: Object, decoding: Decoding) -> Reference | Kept:
+    """`{"_firestore": {"projectId"}, "_path": {"segments", and in some versions "projectId", "databaseId"}}`."""
+    found, client = value["_path"], value.get("_firestore")
+    if not isinstance(found, dict) or not {"segments"} <= set(found) <= {"segments", "projectId", "databaseId"}:
         return KEPT
     segments = found["segments"] if isinstance(found["segments"], list) else []
-    names = [str(part) for part in segments]
-    where = path("/".join(names))
-    return KEPT if where is None else Reference(str(found["projectId"]), str(found["databaseId"]), where)
+    where = path("/".join(str(part) for part in segments))
+    project = found.get("projectId") or (client.get("projectId") if isinstance(client, dict) else None)
+    database = found.get("databaseId") or decoding.database
+    return KEPT if where is None else Reference(str(project or decoding.project), str(database), where)
 
 
 def datatype(value: Object, decoding: Decoding) -> Value | Kept:
     """node-firestore-import-export: `__datatype__` and `value`."""
     if set(value) != {"__datatype__", "value"}:
-        return javascript(value, decoding) if set(value) == {"_values"} else untyped(value, decoding)
+        return untyped(value, decoding)
     kind, inner = value["__datatype__"], value["value"]
     parts = inner if isinstance(inner, dict) else {}
     if kind == "timestamp" and set(parts) == {"_seconds", "_nanoseconds"}:

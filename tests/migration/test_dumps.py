@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from migration.documents import Document, Reference, SourceError, Timestamp, Unresolved, Vector
+from migration.documents import Document, Reference, SourceError, Timestamp, Unresolved, Value, Vector
 from migration.sources import open_source
 from tests.migration import everything
 from tests.migration.emulator import Emulator
 from tests.migration.reading import documents, fields
 
 DATA = Path(__file__).parent / "data"
-TIME = {"_seconds": 1, "_nanoseconds": 5}
+TIME: dict[str, Value] = {"_seconds": 1, "_nanoseconds": 5}
 JAVASCRIPT = {"negative zero", "largest", "smallest", "integral double", "nan", "infinity"}
 BELOW = {("gone", "1", "gone", "2", "gone", "3", "here", "4")}
 META = {"type": "meta", "dump_schema": 1, "project_id": "p", "database": "(default)"}
@@ -91,7 +91,7 @@ async def test_a_collection_alone_needs_its_path(tmp_path: Path) -> None:
 
 
 async def test_a_users_own_look_alike_stays_a_map(tmp_path: Path) -> None:
-    own = {
+    own: dict[str, Value] = {
         "a": {"seconds": 5},
         "b": {"_seconds": 5},
         "c": {"_seconds": 5, "_nanoseconds": 1, "more": 1},
@@ -109,7 +109,7 @@ async def test_a_users_own_look_alike_stays_a_map(tmp_path: Path) -> None:
 async def test_export_import_walks_below_documents(tmp_path: Path) -> None:
     below = {"c/d/e": {"f": {"t": TIME, "v": {"_values": [1, 2.5]}, "w": {"_methodName": "serverTimestamp"}}}}
     found = await read(dump(tmp_path, {"c": {"d": {"n": 1, "subCollection": below}}}))
-    values = {"t": Timestamp(1, 5), "v": Vector((1.0, 2.5)), "w": Unresolved("serverTimestamp")}
+    values: dict[str, Value] = {"t": Timestamp(1, 5), "v": Vector((1.0, 2.5)), "w": Unresolved("serverTimestamp")}
     assert found == [Document(("c", "d", "e", "f"), values), Document(("c", "d"), {"n": 1})]
 
 
@@ -148,17 +148,17 @@ async def test_backfire_types_only_what_it_names(tmp_path: Path) -> None:
     }
     found = await read(dump(tmp_path, line, {"path": "a/c", "data": {}}, name="dump.ndjson"))
     at = Timestamp(1, 5)
-    values = {"t": at, "own": TIME, "l": [{"deep": at}], "r": Reference("q", "(default)", ("x", "y"))}
+    values: dict[str, Value] = {"t": at, "own": TIME, "l": [{"deep": at}], "r": Reference("q", "(default)", ("x", "y"))}
     assert found == [Document(("a", "b"), values), Document(("a", "c"), {})]
 
 
 async def test_an_array_needs_a_template(tmp_path: Path) -> None:
     path = dump(tmp_path, [{"firestore_id": "m", "user": "u", "t": TIME}])
-    values = {"user": "u", "t": Timestamp(1, 5)}
+    values: dict[str, Value] = {"user": "u", "t": Timestamp(1, 5)}
     assert await read(path, template="messages") == [Document(("messages", "m"), values)]
     assert (await read(path, template="users/{user}/messages"))[0].path == ("users", "u", "messages", "m")
     for template in (None, "users/{nobody}/messages"):
-        with pytest.raises(SourceError, match="template|which collection"):
+        with pytest.raises(SourceError, match=r"template|which collection"):
             await read(path, template=template)
 
 
@@ -168,7 +168,7 @@ async def test_rest_answers_and_lines_are_read(tmp_path: Path) -> None:
         "fields": {"n": {"integerValue": "9007199254740993"}},
         "updateTime": "2026-01-01T00:00:00.123456789Z",
     }
-    expected = [Document(("a", "b"), {"n": 9007199254740993}, None, Timestamp(1767225600, 123456789))]
+    expected: list[Document] = [Document(("a", "b"), {"n": 9007199254740993}, None, Timestamp(1767225600, 123456789))]
     answers = ([{"document": one, "readTime": "2026-01-01T00:00:00Z"}, {"readTime": "2026-01-01T00:00:00Z"}],)
     for values in (({"documents": [one]},), answers, (one,)):
         assert await read(dump(tmp_path, *values)) == expected

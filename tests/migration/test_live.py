@@ -61,7 +61,7 @@ async def test_what_is_written_meanwhile_is_not_read(emulator: Emulator) -> None
 
 
 @pytest.mark.parametrize("after", [0, 150])
-@pytest.mark.parametrize("code", sorted(PASSING, key=lambda code: code.name), ids=str)
+@pytest.mark.parametrize("code", sorted(PASSING, key=str), ids=str)
 async def test_a_passing_failure_loses_and_repeats_nothing(
     emulator: Emulator, many: str, code: grpc.StatusCode, after: int
 ) -> None:
@@ -112,7 +112,7 @@ async def test_always_unavailable_ends_in_bounded_time_and_says_what_to_do(emula
         (grpc.StatusCode.NOT_FOUND, "database's name"),
         (grpc.StatusCode.FAILED_PRECONDITION, "database's name"),
     ],
-    ids=lambda value: getattr(value, "name", ""),
+    ids=str,
 )
 async def test_a_lasting_refusal_is_not_repeated(
     emulator: Emulator, many: str, code: grpc.StatusCode, advice: str
