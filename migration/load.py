@@ -11,14 +11,13 @@ from typing import Any
 from uuid import UUID
 
 from freya_gateway.db import restoring, users
-from freya_gateway.db.engine import Database
 from freya_gateway.db.imports import ImportedConversation, ImportedMessage, insert_history
 from freya_gateway.db.query import Connection, Query
 from freya_gateway.llm.tokens import count_tokens
 from freya_gateway.memory.indexing import index_batch
 from migration.documents import Value
 from migration.mapping import MappedMessage, Mapping, Policy, map_document
-from migration.staging import document_of, id_of
+from migration.staging import Target, document_of, id_of
 from migration.values import digest, encode
 
 PIECE = 1000  # messages held in memory at a time
@@ -64,25 +63,26 @@ class NotEmpty(Exception):
 class Loader:
     """Loads what has been mapped."""
 
-    def __init__(self, database: Database, origin: str, mapping: Mapping, policy: Policy) -> None:
-        self._database = database
+    def __init__(self, target: Target, origin: str, mapping: Mapping, policy: Policy) -> None:
+        self._target = target
         self._origin = origin
         self._mapping = mapping
         self._policy = policy
 
     async def load(self) -> int:
         """Messages that were added. Raises NotEmpty."""
-        async with self._database.reading() as connection:
+        async with self._target.transaction() as connection:
             owners = [row["owner"] for row in await OWNERS.all(connection, origin=self._origin)]
         added = 0
         for owner in owners:
-            async with self._database.transaction() as connection:
+            async with self._target.transaction() as connection:
                 added += await self._load_user(connection, owner)
         return added
 
     async def _load_user(self, connection: Connection, owner: str) -> int:
         user_id = await users.ensure_user(connection, owner)
         await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        await connection.execute("DROP TABLE IF EXISTS loading")  # of the user before, in a dry run
         await ORDER.execute(connection, origin=self._origin, owner=owner)
         done, last = 0, 0
         while rows := await NEXT.all(connection, origin=self._origin, after=done, piece=PIECE):

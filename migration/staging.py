@@ -5,8 +5,9 @@ A page and its checkpoint commit together, so a killed run continues where it wa
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from freya_gateway.db.query import Connection, Query
@@ -61,6 +62,12 @@ WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = :key AND l.granted
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """)
 TRY_LOCK = Query("SELECT pg_try_advisory_lock(:key)")
+
+
+class Target(Protocol):
+    """Where transactions come from: the database, or a dry run's single one that is undone."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]: ...
 
 
 class Held(Exception):
