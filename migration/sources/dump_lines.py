@@ -18,10 +18,10 @@ from migration.sources.json_values import (
     fs_type,
     javascript,
     path,
-    rest_map,
     rfc3339,
     untyped,
 )
+from migration.sources.rest_values import rest_map
 
 BACKFIRE_LOSSES = (
     *JAVASCRIPT_LOSSES,
