@@ -109,8 +109,8 @@ FIXED: dict[bytes, tuple[str, Callable[..., Value]]] = {
     b"n": ("", lambda: None),
     b"t": ("", lambda: True),
     b"f": ("", lambda: False),
-    b"i": (">q", lambda number: number),
-    b"d": (">d", lambda number: number),
+    b"i": (">q", int),
+    b"d": (">d", float),
     b"T": (">qi", Timestamp),
     b"G": (">dd", GeoPoint),
 }

@@ -1,7 +1,7 @@
 """Whole runs into a real PostgreSQL, from a source in memory."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from freya_gateway.db.engine import Database
 from migration.documents import Document, GeoPoint, Loss, Page, Reference, Timestamp, Unresolved, Value, Vector
 from migration.mapping import Policy, load_mapping
 from migration.pipeline import Job, Report, Stopped, run
+from migration.staging import Held, hold
 from migration.values import decode, encode
 
 BEGAN = 1_700_000_000
@@ -58,7 +59,7 @@ def _second(n: int, count: int) -> int:
 
 async def migrate(database: Database, source: Memory, **options: Any) -> Report:
     dry_run = options.pop("dry_run", False)
-    policy = Policy(**{"owner": "owner", "infer_roles": True} | options)
+    policy = replace(Policy("owner", infer_roles=True), **options)
     return await run(database, Job(source, load_mapping(), policy), dry_run=dry_run)
 
 
@@ -78,8 +79,8 @@ async def rows(database: Database, sql: str = "SELECT * FROM messages ORDER BY s
 @pytest.mark.parametrize(
     "value",
     [
-        None, True, -(2**63), 2**63 - 1, float("inf"), "a\x00\ud800", b"\x00", Timestamp(-1, 999), GeoPoint(1, -0.0),
-        Reference("p", "d", ("a", "b")), Vector((1.0,)), Unresolved("time"), [{"b": [1, 1.0], "a": {}}],
+        None, True, -(2**63), 2**63 - 1, float("inf"), "a\x00\ud800", b"\x00", Timestamp(-1, 999), GeoPoint(1.0, -0.0),
+        Reference("p", "d", ("a", "b")), Vector((1.0,)), Unresolved("time"), [{"a": {}, "b": [1, 1.0]}],
     ],
 )  # fmt: skip
 def test_values_come_back_exactly(value: Value):
@@ -129,6 +130,14 @@ async def test_a_dry_run_leaves_nothing(bare: Database):
     assert (await migrate(bare, Memory(predecessor()), dry_run=True)).added == 8
     assert not await rows(bare, "SELECT id FROM users")
     assert not await rows(bare, "SELECT 1 FROM pg_namespace WHERE nspname = 'freya_migration'")
+
+
+async def test_a_second_runner_is_told_who_is_at_work(bare: Database):
+    other = await bare.connect()
+    await hold(other)
+    with pytest.raises(Held, match="pid"):
+        await migrate(bare, Memory(predecessor()))
+    other.terminate()
 
 
 async def test_an_unknown_collection_stops_the_run(bare: Database):
