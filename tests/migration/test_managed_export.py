@@ -64,9 +64,9 @@ async def test_the_metadata_file_names_the_export_too(exported: Path) -> None:
     assert await read(found(exported, "*.overall_export_metadata")) == await read(exported)
 
 
-async def test_an_export_of_nothing_needs_a_project(emulator: Emulator, tmp_path: Path) -> None:
+async def test_an_export_of_nothing_is_refused(emulator: Emulator, tmp_path: Path) -> None:
     folder = emulator.export("no-documents", tmp_path)
-    with pytest.raises(SourceError):
+    with pytest.raises(SourceError, match="no documents"):
         open_source(str(folder))
 
 
