@@ -92,7 +92,7 @@ def _parts(folder: Path) -> tuple[Part, ...]:
 def _part(folder: Path, data: bytes, place: str) -> Part:
     """In the overall metadata, after its version: {1: {2: path of the part's metadata, 3: its entities if any}}."""
     with at(place):
-        said = dict(wire.parse(wire.message(dict(wire.parse(data)).get(1, 0))))
+        said = dict(wire.parse(wire.message(dict(wire.parse(data)).get(1, b""))))
         if 2 not in said:
             raise SourceError("the metadata names no documents: the export is empty, or damaged")
         metadata = _below(folder, wire.text(said.get(2, 0)))
