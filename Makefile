@@ -39,7 +39,7 @@ db: .venv ## psql on the development database
 
 lock: $(UV) ## pin the newest versions that fit, with hashes
 	$(COMPILE) --upgrade pyproject.toml -o requirements.lock
-	$(COMPILE) --upgrade pyproject.toml --extra local --group dev -c requirements.lock -o requirements-dev.lock
+	$(COMPILE) --upgrade pyproject.toml --extra local --extra migrate --group dev -c requirements.lock -o requirements-dev.lock
 	$(COMPILE) --upgrade requirements-build.in -c requirements-dev.lock -o requirements-build.lock
 	$(COMPILE) --upgrade requirements-uv.in -o requirements-uv.lock
 

@@ -1,0 +1,5 @@
+"""`python -m migration`."""
+
+from migration.cli import main
+
+main()

@@ -1,0 +1,151 @@
+"""From staged documents to Freya's messages, user by user, each user in one transaction: all of it or none.
+
+What was loaded once is never written again: what the app changed or deleted since stays as it is.
+"""
+
+import base64
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+from freya_gateway.db import restoring, users
+from freya_gateway.db.imports import ImportedConversation, ImportedMessage, insert_history
+from freya_gateway.db.query import Connection, Query
+from freya_gateway.llm.tokens import count_tokens
+from freya_gateway.memory.indexing import index_batch
+from migration.documents import Value
+from migration.mapping import MappedMessage, Mapping, Policy, map_document
+from migration.staging import Target, document_of, id_of
+from migration.values import digest, encode
+
+PIECE = 1000  # messages held in memory at a time
+OWNERS = Query("""
+SELECT DISTINCT owner FROM freya_migration.outcomes WHERE origin = :origin AND outcome = 'mapped' ORDER BY owner
+""")
+HISTORY = Query("SELECT EXISTS (SELECT 1 FROM messages WHERE user_id = :user_id)")
+OURS = Query("""
+SELECT EXISTS (SELECT 1 FROM freya_migration.loaded WHERE origin = :origin AND user_id = :user_id)
+""")
+# A silence of six hours parts what names no conversation; `place` is the message's place in its conversation.
+ORDER = Query("""
+CREATE TEMP TABLE loading ON COMMIT DROP AS
+WITH new AS (
+    SELECT o.id, o.conversation, o.said_at, o.role,
+           o.conversation IS NULL AND o.said_at - lag(o.said_at) OVER w > interval '6 hours' AS parted
+    FROM freya_migration.outcomes o
+    WHERE o.origin = :origin AND o.owner = :owner AND o.outcome = 'mapped' AND NOT EXISTS (
+        SELECT 1 FROM freya_migration.loaded l WHERE l.origin = o.origin AND l.id = o.id)
+    WINDOW w AS (PARTITION BY o.conversation ORDER BY o.said_at, o.id)
+), parts AS (
+    SELECT *, count(*) FILTER (WHERE parted) OVER (PARTITION BY conversation ORDER BY said_at, id) AS part FROM new
+), placed AS (
+    SELECT *, row_number() OVER p AS place, first_value(id) OVER p AS first, first_value(said_at) OVER p AS began
+    FROM parts WINDOW p AS (PARTITION BY conversation, part ORDER BY said_at, id)
+)
+SELECT row_number() OVER (ORDER BY began, first, place) AS n, * FROM placed
+""")
+NEXT = Query("""
+SELECT l.*, d.path, d.body FROM loading l JOIN freya_migration.documents d ON d.origin = :origin AND d.id = l.id
+WHERE l.n > :after ORDER BY l.n LIMIT :piece
+""")
+NOTE = Query("""
+INSERT INTO freya_migration.loaded (origin, user_id, id, checksum)
+SELECT :origin, :user_id, m.* FROM unnest(cast(:ids AS uuid[]), cast(:checksums AS bytea[])) m
+""")
+
+
+class NotEmpty(Exception):
+    """The user has messages of their own already: a history cannot be put in front of them."""
+
+
+class Loader:
+    """Loads what has been mapped."""
+
+    def __init__(self, target: Target, origin: str, mapping: Mapping, policy: Policy) -> None:
+        self._target = target
+        self._origin = origin
+        self._mapping = mapping
+        self._policy = policy
+
+    async def load(self) -> int:
+        """Messages that were added. Raises NotEmpty."""
+        async with self._target.transaction() as connection:
+            owners = [row["owner"] for row in await OWNERS.all(connection, origin=self._origin)]
+        added = 0
+        for owner in owners:
+            async with self._target.transaction() as connection:
+                added += await self._load_user(connection, owner)
+        return added
+
+    async def _load_user(self, connection: Connection, owner: str) -> int:
+        user_id = await users.ensure_user(connection, owner)
+        await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        await connection.execute("DROP TABLE IF EXISTS loading")  # of the user before, in a dry run
+        await ORDER.execute(connection, origin=self._origin, owner=owner)
+        done, last = 0, 0
+        while rows := await NEXT.all(connection, origin=self._origin, after=done, piece=PIECE):
+            if not done:
+                await self._refuse_foreign(connection, user_id)
+            last = await self._add(connection, user_id, rows)
+            done = rows[-1]["n"]
+        if done:
+            await restoring.move_on(connection, user_id, done_seq=last)
+        return done
+
+    async def _refuse_foreign(self, connection: Connection, user_id: UUID) -> None:
+        theirs = await HISTORY.value(connection, user_id=user_id)
+        if theirs and not await OURS.value(connection, origin=self._origin, user_id=user_id):
+            raise NotEmpty(f"user {user_id} has messages already; a history cannot be put among them")
+
+    async def _add(self, connection: Connection, user_id: UUID, rows: Sequence[Any]) -> int:
+        """A piece of the history; a conversation that goes over its end continues under a further id."""
+        conversations: list[ImportedConversation] = []
+        for _, group in groupby(rows, key=lambda row: row["first"]):
+            members = list(group)
+            messages = [self._message(row) for row in members]
+            source = {"imported": {"conversation": members[0]["conversation"]}}
+            identity = id_of(self._origin, ("conversation",), str(messages[0].id))
+            conversations.append(ImportedConversation(identity, None, messages, source))
+        first, last = await insert_history(connection, user_id, conversations)
+        done = first - 1
+        while (until := await index_batch(connection, user_id, after=done)) > done:
+            done = until
+        grouped = {conversation.id: "done" for conversation in conversations}
+        await restoring.mark_grouped(connection, user_id, grouped)
+        messages = [message for conversation in conversations for message in conversation.messages]
+        checksums = [checksum(message.role, message.text, message.said_at) for message in messages]
+        ids = [message.id for message in messages]
+        await NOTE.execute(connection, origin=self._origin, user_id=user_id, ids=ids, checksums=checksums)
+        return last
+
+    def _message(self, row: Any) -> ImportedMessage:
+        document = document_of(row["path"], row["body"])
+        mapped = map_document(self._mapping, document, self._policy)
+        assert isinstance(mapped, MappedMessage)
+        role = mapped.role or ("user" if row["place"] % 2 else "assistant")
+        imported = {"origin": self._origin, "path": "/".join(document.path), "fields": _plain(mapped.rest)}
+        marks = {} if mapped.role else {"role_inferred": True}
+        source = _storable({"imported": imported | marks})
+        return ImportedMessage(row["id"], role, mapped.text, count_tokens(mapped.text), mapped.said_at, source)
+
+
+def checksum(role: str, text: str, said_at: Any) -> bytes:
+    """Of what a message says, who said it, and when to the microsecond."""
+    return digest([role, text, said_at.isoformat()])
+
+
+def _plain(fields: dict[str, Value]) -> str:
+    """Every field exactly, in the encoding of `values`, as Base64: jsonb would lose some of them."""
+    return base64.b64encode(encode(fields)).decode()
+
+
+def _storable(source: dict[str, Any]) -> dict[str, Any]:
+    """Without what jsonb refuses, which only a path could hold; the exact one is in staging."""
+    text = json.dumps(source)
+    plain = text.encode().decode("ascii")
+    if "\\u0000" not in plain and "\\ud" not in plain:
+        return source
+    path = source["imported"]["path"].encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+    return {"imported": source["imported"] | {"path": path}}

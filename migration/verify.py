@@ -1,0 +1,49 @@
+"""Proof that what was staged is what can be read back: every message, and the sum of all outcomes."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from freya_gateway.db.messages import exact_text
+from freya_gateway.db.query import Connection, Query
+from migration.load import checksum
+
+PIECE = 1000
+LOADED = Query("""
+SELECT l.id, l.user_id, l.checksum, m.role, m.text, m.exact, m.said_at FROM freya_migration.loaded l
+LEFT JOIN messages m ON m.user_id = l.user_id AND m.id = l.id
+WHERE l.origin = :origin AND l.id > :after ORDER BY l.id LIMIT :piece
+""")
+UNDECIDED = Query("""
+SELECT count(*) FROM freya_migration.documents d WHERE d.origin = :origin AND NOT EXISTS (
+    SELECT 1 FROM freya_migration.outcomes o WHERE o.origin = d.origin AND o.id = d.id)
+""")
+UNLOADED = Query("""
+SELECT o.id FROM freya_migration.outcomes o WHERE o.origin = :origin AND o.outcome = 'mapped' AND NOT EXISTS (
+    SELECT 1 FROM freya_migration.loaded l WHERE l.origin = o.origin AND l.id = o.id) LIMIT 20
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What does not agree; `row` names it."""
+
+    code: str
+    row: str
+
+
+async def verify(connection: Connection, origin: str) -> list[Fault]:
+    """Everything that does not agree; empty where all does."""
+    faults = [Fault("not_loaded", f"messages {row['id']}") for row in await UNLOADED.all(connection, origin=origin)]
+    undecided = await UNDECIDED.value(connection, origin=origin)
+    if undecided:
+        faults.append(Fault("not_accounted_for", f"{undecided} documents"))
+    after = UUID(int=0)
+    while rows := await LOADED.all(connection, origin=origin, after=after, piece=PIECE):
+        for row in rows:
+            name = f"messages {row['id']} of user {row['user_id']}"
+            if row["role"] is None:
+                faults.append(Fault("missing", name))
+            elif checksum(row["role"], exact_text(row), row["said_at"]) != row["checksum"]:
+                faults.append(Fault("altered", name))
+        after = rows[-1]["id"]
+    return faults

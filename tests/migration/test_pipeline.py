@@ -1,0 +1,163 @@
+"""Whole runs into a real PostgreSQL, from a source in memory."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import pytest
+
+from freya_gateway.db.engine import Database
+from migration.documents import Document, GeoPoint, Loss, Page, Reference, Timestamp, Unresolved, Value, Vector
+from migration.mapping import Policy, load_mapping
+from migration.pipeline import Job, Report, Stopped, run
+from migration.staging import Held, hold
+from migration.values import decode, encode
+
+BEGAN = 1_700_000_000
+
+
+@dataclass
+class Memory:
+    """A source of documents in memory, three a page; `breaks_after` pages it fails."""
+
+    documents: Sequence[Document]
+    breaks_after: int | None = None
+    kind: str = "memory"
+    project: str = "p"
+    database: str = "(default)"
+    fingerprint: str = "1"
+
+    async def expected(self) -> int | None:
+        return len(self.documents)
+
+    async def pages(self, after: str | None = None) -> AsyncIterator[Page]:
+        for start in range(int(after or 0), len(self.documents), 3):
+            if self.breaks_after is not None and start >= self.breaks_after * 3:
+                raise ConnectionError("cut")
+            yield Page(self.documents[start : start + 3], str(start + 3))
+
+    def losses(self) -> Sequence[Loss]:
+        return ()
+
+    async def aclose(self) -> None:
+        return
+
+
+def predecessor(count: int = 8) -> list[Document]:
+    """Flat messages with either speaker's text in `user`; a silence of a day after the first half."""
+    return [
+        Document(("messages", f"m{n}"), {"user": f"line \x00 {n}", "timestamp": Timestamp(_second(n, count), 1000)})
+        for n in range(count)
+    ]
+
+
+def _second(n: int, count: int) -> int:
+    return BEGAN + n * 60 + (86_400 if n >= count // 2 else 0)
+
+
+async def migrate(database: Database, source: Memory, **options: Any) -> Report:
+    dry_run = options.pop("dry_run", False)
+    policy = replace(Policy("owner", infer_roles=True), **options)
+    return await run(database, Job(source, load_mapping(), policy), dry_run=dry_run)
+
+
+@pytest.fixture
+async def bare(database_url: str, database: Database) -> Database:
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("DROP SCHEMA IF EXISTS freya_migration CASCADE")
+    await connection.close()
+    return database
+
+
+async def rows(database: Database, sql: str = "SELECT * FROM messages ORDER BY seq") -> list[dict[str, Any]]:
+    async with database.reading() as connection:
+        return [dict(zip(row.keys(), row.values(), strict=True)) for row in await connection.fetch(sql)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, True, -(2**63), 2**63 - 1, float("inf"), "a\x00\ud800", b"\x00", Timestamp(-1, 999), GeoPoint(1.0, -0.0),
+        Reference("p", "d", ("a", "b")), Vector((1.0,)), Unresolved("time"), [{"a": {}, "b": [1, 1.0]}],
+    ],
+)  # fmt: skip
+def test_values_come_back_exactly(value: Value):
+    assert repr(decode(encode(value))) == repr(value)
+
+
+def test_nan_minus_zero_and_kinds_of_numbers_are_kept():
+    assert encode(-0.0) != encode(0.0)
+    assert encode(1) != encode(1.0) != encode(True)
+    assert repr(decode(encode(float("nan")))) == "nan"
+
+
+async def test_predecessors_messages_take_turns_when_roles_are_inferred(bare: Database):
+    report = await migrate(bare, Memory(predecessor()))
+    found = await rows(bare)
+    assert (report.exit_code, report.added) == (0, 8)
+    assert [row["seq"] for row in found] == list(range(1, 9))
+    assert [row["role"] for row in found] == ["user", "assistant"] * 4
+    assert len({row["conversation_id"] for row in found}) == 2
+    assert found[0]["said_at"] == datetime.fromtimestamp(BEGAN, UTC).replace(microsecond=1)
+    assert found[0]["exact"] == '"line \\u0000 0"'
+    assert all(row["segment"] and row["search_text"] and row["n_tokens"] for row in found)
+    assert "role_inferred" in found[0]["source"]
+
+
+async def test_without_roles_messages_are_rejects_and_come_in_later(bare: Database):
+    report = await migrate(bare, Memory(predecessor()), infer_roles=False)
+    assert (report.exit_code, report.added, report.sums[0].code, report.sums[0].count) == (3, 0, "no_role", 8)
+    assert (await migrate(bare, Memory(predecessor()))).added == 8
+
+
+async def test_a_second_run_changes_nothing(bare: Database):
+    await migrate(bare, Memory(predecessor()))
+    before = await rows(bare)
+    assert (await migrate(bare, Memory(predecessor()))).added == 0
+    assert await rows(bare) == before
+
+
+async def test_a_cut_run_goes_on_to_the_same_rows(bare: Database):
+    with pytest.raises(ConnectionError):
+        await migrate(bare, Memory(predecessor(), breaks_after=2))
+    assert len(await rows(bare, "SELECT * FROM freya_migration.documents")) == 6
+    assert (await migrate(bare, Memory(predecessor()))).added == 8
+
+
+async def test_a_dry_run_leaves_nothing(bare: Database):
+    assert (await migrate(bare, Memory(predecessor()), dry_run=True)).added == 8
+    assert not await rows(bare, "SELECT id FROM users")
+    assert not await rows(bare, "SELECT 1 FROM pg_namespace WHERE nspname = 'freya_migration'")
+
+
+async def test_a_second_runner_is_told_who_is_at_work(bare: Database):
+    other = await bare.connect()
+    await hold(other)
+    with pytest.raises(Held, match="pid"):
+        await migrate(bare, Memory(predecessor()))
+    other.terminate()
+
+
+async def test_an_unknown_collection_stops_the_run(bare: Database):
+    with pytest.raises(Stopped, match="userFacts"):
+        await migrate(bare, Memory([Document(("userFacts", "f"), {"type": "job"})]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        ("UPDATE messages SET text = 'x', exact = NULL WHERE seq = 3", "altered"),
+        ("UPDATE messages SET said_at = said_at + interval '1 microsecond' WHERE seq = 3", "altered"),
+        ("DELETE FROM messages WHERE seq = 3", "missing"),
+    ],
+)
+async def test_verify_names_the_row_that_differs(bare: Database, damage: str, code: str):
+    await migrate(bare, Memory(predecessor()))
+    identity = (await rows(bare))[2]["id"]
+    async with bare.transaction() as connection:
+        await connection.execute(damage)
+    report = await migrate(bare, Memory(predecessor()))
+    assert (report.exit_code, [fault.code for fault in report.faults]) == (4, [code])
+    assert str(identity) in report.faults[0].row
