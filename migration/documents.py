@@ -92,8 +92,8 @@ class Source(Protocol):
     """Where documents come from. Reading it again from a cursor gives what follows, in the same order.
 
     `kind`: firestore, managed-export, or the dump format's name. `project` and `database` name the origin: ids of
-    target rows are made of them, so a dump of the same project maps to the same rows (the caller gives them where a dump
-    does not say them). `fingerprint` changes when the data does: a file's digest, the read time of a live read.
+    target rows are made of them, so a dump of the same project maps to the same rows (the caller gives them where a
+    dump does not say them). `fingerprint` changes when the data does: a file's digest, the read time of a live read.
     """
 
     kind: str

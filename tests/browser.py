@@ -251,7 +251,7 @@ async def site() -> AsyncGenerator[Site, None]:
         yield one
 
 
-async def until(page: Any, expression: str, argument: object = None, *, seconds: float = 15) -> Any:
+async def until(page: Any, expression: str, argument: object = None, *, seconds: float = 30) -> Any:
     """Waits until the expression is true in the page. Asks from outside, so a strict policy does not forbid it."""
     async with asyncio.timeout(seconds):
         while not (value := await page.evaluate(expression, argument)):

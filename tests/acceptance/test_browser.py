@@ -46,7 +46,9 @@ async def cockpit() -> AsyncIterator[Site]:
 
 @pytest.fixture
 async def gateway(database_url: str, clean: None, model: ModelServer) -> AsyncIterator[Running]:
-    async with running(settings_for(database_url, model.base_url, beat_seconds=BEAT_SECONDS)) as one:
+    async with running(
+        settings_for(database_url, model.base_url, beat_seconds=BEAT_SECONDS, piece_timeout=60.0)
+    ) as one:
         yield one
 
 
@@ -69,7 +71,7 @@ async def say(page: Page, text: str) -> None:
     await page.evaluate(SPEAK, text)
 
 
-async def replied(page: Page, count: int = 1, *, seconds: float = 15) -> list[dict[str, Any]]:
+async def replied(page: Page, count: int = 1, *, seconds: float = 30) -> list[dict[str, Any]]:
     """The details of every `freya:reply` so far, when there are `count`."""
     await until(page, "count => window.replies.length >= count", count, seconds=seconds)
     return await page.evaluate("() => window.replies")
