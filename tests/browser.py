@@ -28,6 +28,7 @@ FLAGS = (
 )
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "content-encoding", "date"}
 PIECE = 4096
+SCRIPT_SECONDS = 0.1  # the page's own code comes after the connector: what is told before is lost to it
 
 
 def missing(what: str) -> NoReturn:
@@ -226,6 +227,7 @@ class Site:
         return web.Response(text=self.page, content_type="text/html", headers=headers)
 
     async def script(self, _: web.Request) -> web.Response:
+        await asyncio.sleep(SCRIPT_SECONDS)
         return web.Response(text=COCKPIT_SCRIPT, content_type="text/javascript")
 
     async def token(self, _: web.Request) -> web.Response:

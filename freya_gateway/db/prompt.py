@@ -9,7 +9,7 @@ from freya_gateway.db.query import Connection, Query, Row
 
 MOST_FACTS = 200
 MOST_RECENT = 256
-LOOKED_AT = 2 * MOST_RECENT  # numbers of messages from the newest on, of which some may be deleted
+LOOKED_AT = MOST_RECENT + 64  # numbers of messages from the newest on, of which some may be deleted
 ANCHORS = MOST_RECENT  # messages between two places that tokens are counted from
 
 # Messages are read by ranges of seq, so that few are looked at even where the planner takes a user for an average one,
@@ -22,7 +22,11 @@ READ = Query(f"""
 SELECT 'user' AS part, (
            SELECT count(*) FROM (SELECT FROM facts WHERE user_id = :user_id AND status = 'superseded' LIMIT 1) f
        ) AS rank, id, (
-           SELECT count(*) FROM (SELECT FROM messages WHERE user_id = :user_id LIMIT {MOST_RECENT} + 1) m
+           SELECT count(*) FROM (
+               SELECT FROM messages WHERE user_id = :user_id AND seq <= (
+                   SELECT last_message - {MOST_RECENT} FROM streams WHERE user_id = :user_id
+               ) LIMIT 1
+           ) m
        ) AS place, time_zone AS role, display_name AS text, 0 AS n_tokens, created_at AS at, 0 AS offset_
 FROM users WHERE id = :user_id
 UNION ALL
@@ -95,8 +99,8 @@ class ActiveFact:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a prompt can be made of: `facts` the most important first, messages oldest first. `older`: there are
-    messages that were not even looked at; `changed`: some fact holds no more."""
+    """What a prompt can be made of: `facts` the most important first, messages oldest first. `older`: there may
+    be messages that were not even looked at; `changed`: some fact holds no more."""
 
     user_name: str | None
     time_zone: str
@@ -122,7 +126,7 @@ async def read(connection: Connection, user_id: UUID, turn_id: UUID | None, *, b
             if row["part"] == "fact"
         ],
         recent=[_said(row) for row in rows if row["part"] == "recent"],
-        older=user["place"] > MOST_RECENT,
+        older=user["place"] > 0,
         changed=user["rank"] > 0,
     )
 

@@ -8,7 +8,7 @@ grows. Measured reasons: docs/decisions/search.md
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -23,6 +23,7 @@ MOST_SIMILAR, ALIKE, TYPO_WEIGHT = (
     0.7,
 )  # known lexemes for an unknown one, their least similarity, their weight
 FREQUENT = 0.2  # share of the messages above which a lexeme brings no candidates
+MANY = 12_000  # messages of a user from which on a plan that fits all would be too slow
 MOST_CANDIDATES = 300  # messages that are looked at
 RECENT = 20_000  # newest messages that are looked through where a long history has too many with each lexeme
 MOST_SCORED = 100  # candidates and neighbours whose rows are read
@@ -55,18 +56,12 @@ GROUP BY s.lexeme, s.n_messages
 # The planner cannot know how many rows match, and takes a new user's for none. So nothing is left to it: LATERAL with
 # LIMIT 1 is a lookup by key for each row, and what is looked up in memory stands in a jsonb object.
 # `spread`: what a message gives to itself, to the next (more, if it asks something), to the one after, to the previous.
-SEARCH = Query(f"""
+SCORE = f"""
 WITH asked AS MATERIALIZED (
     SELECT query::tsquery, weight FROM unnest(cast(:queries AS text[]), cast(:weights AS float8[])) q (query, weight)
 ), candidates AS MATERIALIZED (
     SELECT seq, conversation_id, coalesce(segment, seq) AS segment, is_question, tsv FROM messages
-    WHERE user_id = :user_id AND seq < :before AND (tsv @@ cast(:rare AS tsquery) OR tsv @@ cast(:joint AS tsquery))
-    UNION ALL
-    (SELECT seq, conversation_id, coalesce(segment, seq), is_question, tsv FROM messages
-     WHERE cast(:recent AS text) IS NOT NULL AND user_id = :user_id AND seq < :before
-     AND seq >= (SELECT max(seq) FROM messages WHERE user_id = :user_id AND seq < :before) - {RECENT}
-     AND (tsv @@ cast(:recent AS tsquery)) IS NOT FALSE
-     ORDER BY seq DESC LIMIT {MOST_CANDIDATES})
+    WHERE user_id = :user_id AND seq < :before AND %s
 ), hits AS MATERIALIZED (
     SELECT c.seq, c.conversation_id, c.segment, c.is_question, q.query, q.weight, length(c.tsv) AS size,
            width_bucket(ts_rank('{{1,1,1,1}}', c.tsv, q.query), '{{0.7,0.8,0.85}}'::real[]) + 1 AS tf
@@ -89,9 +84,9 @@ WITH asked AS MATERIALIZED (
     FROM hits GROUP BY seq, conversation_id, is_question
 ), spread AS (
     SELECT seq + g.step AS seq, conversation_id,
-           sum(score * (g.share + CASE WHEN g.step = 1 AND is_question THEN 0.5 ELSE 0 END)) + conversation AS score
-    FROM own, (VALUES (0, 1.0), (1, 0.3), (2, 0.1), (-1, 0.3)) g (step, share)
-    GROUP BY 1, 2, conversation
+           sum(score * CASE WHEN is_question THEN g.asking ELSE g.share END) + min(conversation) AS score
+    FROM own, (VALUES (0, 1::float8, 1::float8), (1, 0.3, 0.8), (2, 0.1, 0.1), (-1, 0.3, 0.3)) g (step, share, asking)
+    GROUP BY 1, 2
 ), best AS (
     SELECT seq, conversation_id, score FROM spread ORDER BY score DESC, seq DESC LIMIT {MOST_SCORED}
 ), rows_ AS MATERIALIZED (
@@ -115,7 +110,15 @@ SELECT c.id, c.seq, c.role, c.text, c.said_at, c.n_tokens, s.topic_id, c.convers
 FROM scored c
 LEFT JOIN LATERAL (SELECT topic_id FROM segments WHERE user_id = :user_id AND first_seq = c.segment LIMIT 1) s ON true
 ORDER BY c.score DESC, c.seq DESC
-""")
+"""
+SEARCH = Query(SCORE % "tsv @@ cast(:candidates AS tsquery)")
+SEARCH_RECENT = Query(
+    SCORE
+    % f"""
+    seq >= (SELECT max(seq) FROM messages WHERE user_id = :user_id AND seq < :before) - {RECENT}
+    AND (tsv @@ cast(:candidates AS tsquery)) IS NOT FALSE ORDER BY seq DESC LIMIT {MOST_CANDIDATES}
+    """
+)
 
 
 # A topic's own words, and those of the facts that its messages gave.
@@ -154,6 +157,12 @@ class Terms:
     terms: Sequence[Term] = ()
     n_messages: int = 0
     mean_size: float = 1.0
+    unknown: Sequence[str] = ()  # lexemes of the query that the user never said
+
+    @property
+    def many(self) -> bool:
+        """Whether the user has so many messages that a search must be planned for them."""
+        return self.n_messages > MANY
 
     @property
     def rare(self) -> Sequence[Term]:
@@ -218,21 +227,23 @@ class Hit:
 
 
 async def terms(connection: Connection, user_id: UUID, text: str) -> Terms:
-    """The lexemes of `text` (folded) that the user's messages know, or the nearest to them."""
+    """The lexemes of `text` (folded), as the user's messages know them."""
     rows = await TERMS.all(connection, user_id=user_id, text=text)
     if not rows:
         return Terms()
     total = max(rows[0]["total"], 1)
-    known = {
-        row["lexeme"]: Term(row["lexeme"], row["n_messages"], 1.0) for row in rows if row["n_messages"] is not None
-    }
-    known = dict(itertools.islice(known.items(), MOST_TERMS))
+    known = [Term(row["lexeme"], row["n_messages"], 1.0) for row in rows if row["n_messages"] is not None]
     unknown = [row["lexeme"] for row in rows if row["n_messages"] is None and len(row["lexeme"]) in LOOKED_UP]
-    if unknown:
-        for row in await SIMILAR.all(connection, user_id=user_id, unknown=unknown[:MOST_UNKNOWN]):
-            known.setdefault(row["lexeme"], Term(*row.values()))
-    found = sorted(known.values(), key=lambda term: (term.n_messages, term.lexeme))
-    return Terms(found, total, max(rows[0]["n_terms"] / total, 1.0))
+    return Terms(known[:MOST_TERMS], total, max(rows[0]["n_terms"] / total, 1.0), unknown[:MOST_UNKNOWN])
+
+
+async def with_similar(connection: Connection, user_id: UUID, asked: Terms) -> Terms:
+    """`asked` and, for its unknown lexemes, the nearest that are known."""
+    rows = await SIMILAR.all(connection, user_id=user_id, unknown=asked.unknown)
+    known = {term.lexeme: term for term in asked.terms}
+    for row in rows:
+        known.setdefault(row["lexeme"], Term(*row.values()))
+    return replace(asked, terms=sorted(known.values(), key=lambda term: (term.n_messages, term.lexeme)))
 
 
 async def search(connection: Connection, user_id: UUID, asked: Terms, *, leaning: Leaning, limit: int) -> list[Hit]:
@@ -252,10 +263,10 @@ async def search(connection: Connection, user_id: UUID, asked: Terms, *, leaning
         "limit": limit,
     }
     rare, joint = candidate_queries(asked)
-    rows = await SEARCH.all(connection, **values, rare=rare, joint=joint, recent=None) if rare or joint else []
+    candidates = " | ".join(filter(None, (rare, joint)))
+    rows = await SEARCH.all(connection, **values, candidates=candidates) if candidates else []
     if not rows and not rare:
-        recent = _quoted(asked.terms[0].lexeme)
-        rows = await SEARCH.all(connection, **values, rare="", joint="", recent=recent)
+        rows = await SEARCH_RECENT.all(connection, **values, candidates=_quoted(asked.terms[0].lexeme))
     return [Hit(*row.values()) for row in rows]
 
 

@@ -64,11 +64,11 @@ class Recall:
     async def search(self, question: Question) -> Recollection:
         """The messages that the words call for; below the FLOOR, or without a word that tells messages apart: none."""
         try:
-            async with self._database.searching() as connection:
-                asked = await store.terms(connection, question.user_id, fold(question.text[:LONGEST_QUESTION]))
-                leaning = self._leaning(question, asked)
-                hits: Sequence[Hit] = ()
-                if asked.rare:
+            asked = await self._terms(question)
+            leaning = self._leaning(question, asked)
+            hits: Sequence[Hit] = ()
+            if asked.rare:
+                async with self._database.searching(planned=asked.many) as connection:
                     hits = await store.search(connection, question.user_id, asked, leaning=leaning, limit=MOST_HITS)
         except (Unavailable, *FAILURES) as error:
             logger.warning("recall failed", cause=type(error).__name__)
@@ -84,13 +84,21 @@ class Recall:
                 scores.setdefault(hit.topic_id, []).append(hit.score)
         if not scores:
             return []
-        async with self._database.searching() as connection:
+        async with self._database.searching(planned=True) as connection:
             matches = await store.match_topics(connection, user_id, found.asked, list(scores))
         topics = [
             FoundTopic(match, sum(scores[match.id][:BEST]) + OF_FACTS * match.facts + OF_LABELS * match.labels)
             for match in matches
         ]
         return sorted(topics, key=lambda topic: -topic.score)
+
+    async def _terms(self, question: Question) -> Terms:
+        async with self._database.searching() as connection:
+            asked = await store.terms(connection, question.user_id, fold(question.text[:LONGEST_QUESTION]))
+        if not asked.unknown:
+            return asked
+        async with self._database.searching(planned=True) as connection:
+            return await store.with_similar(connection, question.user_id, asked)
 
     def _leaning(self, question: Question, asked: Terms) -> Leaning:
         names = Names(question.user_name, self._companion)

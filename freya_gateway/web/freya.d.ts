@@ -77,6 +77,8 @@ export interface FreyaOptions {
   account?: string;
   /** A connection of this tab's own. */
   alone?: boolean;
+  /** Connect at `pageshow`, or when something is sent before; so does the classic script in a page that still loads. */
+  deferred?: boolean;
   /** Milliseconds that a send is tried for before it is given up. Default 12000. */
   patience?: number;
   /** What `speak` says when the gateway cannot be reached. */

@@ -305,7 +305,7 @@ function connectFreya(options = {}) {
   const sending = new Map(); // what is being accepted, so that a double press is one message
   const unsure = new Map(); // text -> id of sends that may have arrived, so that saying it again is a retry
   let token = null, tokenEnds = 0, renewing = null;
-  let status = "connecting", leader = false, channel = null, release = null, away = false;
+  let status = "connecting", leader = false, channel = null, release = null, away = options.deferred;
   let unanswered = 0, heard = Date.now(), asking = 0, joined = 0;
 
   function tell(name, data) {
@@ -505,17 +505,14 @@ function connectFreya(options = {}) {
 
   // Coming back.
   function prompt(certain) {
-    if (leader) line.wake(certain);
-    else ask({ wake: true });
-  }
-  const wake = (certain) => () => {
-    if (ending.signal.aborted) return;
     if (away) {
       away = false;
       join();
-    } else if (visible()) {
-      prompt(certain);
-    }
+    } else if (leader) line.wake(certain);
+    else ask({ wake: true });
+  }
+  const wake = (certain) => () => {
+    if (!ending.signal.aborted && (away || visible())) prompt(certain);
   };
   const hooks = [
     ["visibilitychange", wake(false), root.document], ["pageshow", wake(false), root], ["online", wake(true), root],
@@ -591,7 +588,7 @@ function connectFreya(options = {}) {
     }
   }
 
-  join();
+  if (!away) join();
   return {
     send, stop, speak,
     request: (method, path, body) => request(method, path, body),
@@ -650,6 +647,7 @@ if (script?.src && script.dataset.manual === undefined && !root.freya) {
     credentials, account, words, patience: Number(patience), tickets: tickets !== undefined,
     url: url || new URL(script.src).origin,
     getToken: tokenUrl && tokenFrom(tokenUrl),
+    deferred: root.document.readyState !== "complete",
   });
   root.sendMessageToAPI = (text, showStatus) => root.freya.speak(text, showStatus);
 }

@@ -91,6 +91,19 @@ async def test_other_forms_of_a_word_are_that_word(database: Database, words: st
     assert (await ids(database, user, question))[0] == told[0]
 
 
+async def test_a_search_that_is_planned_for_its_user_finds_the_same(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await someone(database)
+    await said(database, user, ["We saw a lighthouse.", "How tall?", "The lighthouse? Ten metres."], *SMALL_TALK)
+    found = await recall(database, user, "Tell me about the lighthouse")
+    assert (found.asked.many, len(found.hits) >= 3) == (False, True)
+    monkeypatch.setattr("freya_gateway.db.search.MANY", 5)
+    again = await recall(database, user, "Tell me about the lighthouse")
+    assert again.asked.many
+    assert again.hits == found.hits
+
+
 async def test_who_is_asked_about_decides_between_equals(database: Database) -> None:
     user = await someone(database, name="Ana")
     mine, yours = (await said(database, user, ["Juniper tea calms.", "Juniper soap calms."], *SMALL_TALK))[:2]
