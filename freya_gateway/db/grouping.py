@@ -72,6 +72,11 @@ UPDATE segments SET topic_id = :id WHERE user_id = :user_id AND first_seq = ANY(
 """)
 GROUPED = Query("UPDATE conversations SET grouped = :grouped WHERE user_id = :user_id AND id = :conversation_id")
 
+SETTLE = Query("""
+UPDATE conversations SET grouped = 'done'
+WHERE user_id = :user_id AND id = :conversation_id AND grouped = 'makeshift'
+""")
+
 
 @dataclass(frozen=True, slots=True)
 class Ungrouped:
@@ -184,3 +189,8 @@ async def write(connection: Connection, user_id: UUID, topic: NewTopic) -> None:
 async def mark(connection: Connection, user_id: UUID, conversation_id: UUID, *, grouped: str) -> None:
     """Notes how far the conversation's grouping is: `open`, `makeshift` or `done`."""
     await GROUPED.execute(connection, user_id=user_id, conversation_id=conversation_id, grouped=grouped)
+
+
+async def settle(connection: Connection, user_id: UUID, conversation_id: UUID) -> None:
+    """Leaves the conversation at its makeshift topic, unless it has changed since it got that."""
+    await SETTLE.execute(connection, user_id=user_id, conversation_id=conversation_id)

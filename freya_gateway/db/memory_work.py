@@ -81,6 +81,9 @@ LEFT JOIN memory_work w ON w.user_id = :user_id AND w.kind = k.kind ORDER BY k.p
 """)
 
 
+LOCK = Query("SELECT FROM memory_work WHERE user_id = :user_id ORDER BY kind FOR UPDATE")
+
+
 @dataclass(frozen=True, slots=True)
 class WorkStatus:
     """How one kind of work stands with a user."""
@@ -123,6 +126,11 @@ async def complete(connection: Connection, claim: WorkClaim, *, done_seq: int, n
     """
     values = {"user_id": claim.user_id, "kind": claim.kind, "owner": claim.owner}
     return await COMPLETE.value(connection, **values, done_seq=done_seq, now=now) is not None
+
+
+async def lock(connection: Connection, user_id: UUID) -> None:
+    """Keeps the user's memory work from writing anything, until the transaction's end."""
+    await LOCK.execute(connection, user_id=user_id)
 
 
 async def renew(connection: Connection, claim: WorkClaim) -> bool:

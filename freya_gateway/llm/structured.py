@@ -71,7 +71,8 @@ class OpenAIStructured:
     def __init__(self, options: StructuredOptions, metrics: Metrics) -> None:
         self._options = options
         self._metrics = metrics
-        timeout = httpx2.Timeout(options.timeout, connect=options.connect_timeout)
+        # Longer than the deadline of `_complete`, whose failure has a name of its own.
+        timeout = httpx2.Timeout(2 * options.timeout, connect=options.connect_timeout)
         self._client = AsyncOpenAI(
             api_key=options.api_key.get_secret_value() if options.api_key else NO_KEY,
             base_url=options.base_url or OPENAI_URL,

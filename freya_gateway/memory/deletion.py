@@ -1,7 +1,9 @@
 """Deleting for good: a message with all that stands on it, or everything. What is deleted leaves no words behind.
 
 Memory work that has read what goes writes nothing of it: it looks again, under the same locks, which are taken in the
-same order: the user's row (facts), conversations (topics), the index, the stream. See docs/decisions/deleting.md
+same order: the user's row (facts), the memory's work, conversations (topics), the index, the stream. Who deletes
+everything holds the work's rows, so no work is under way, and the stream may come before conversations: sending takes
+those two in that order. See docs/decisions/deleting.md
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from loguru import logger
 
 from freya_gateway.clock import Now
 from freya_gateway.db import deletion as store
-from freya_gateway.db import events, facts, indexing, topics, turns
+from freya_gateway.db import events, facts, indexing, memory_work, topics, turns
 from freya_gateway.db.deletion import Doomed
 from freya_gateway.db.engine import Database
 from freya_gateway.db.facts import Fact
@@ -60,6 +62,7 @@ class Deletion:
         while a turn waits or runs."""
         async with self._database.transaction() as connection:
             await facts.lock(connection, user_id)
+            await memory_work.lock(connection, user_id)
             await turns.lock(connection, user_id)
             if await store.open_turn(connection, user_id) is not None:
                 raise Conflict("turn_open", "A turn of yours has not ended; stop it first, or wait for its reply.")

@@ -35,6 +35,7 @@ from freya_gateway.memory.grouping import (
 )
 
 BATCH = 10  # conversations of one run
+TRIES = 3  # failed runs after which a conversation that the model cannot group keeps its makeshift topic
 OFFERED = 8  # earlier topics that a new one may continue
 # The provider is away: the other conversations of the run do without it at once.
 OUTAGES = frozenset({"rate_limited", "upstream_error", "unreachable", "timeout", "rejected"})
@@ -72,8 +73,11 @@ class TopicsWork:
                 await self._group(claim, conversation.conversation_id)
             except ModelError as error:
                 logger.bind(code=error.code).warning("conversation not grouped")
-                failure = error
                 await self._do_without(claim, conversation)
+                if conversation.makeshift and error.code not in OUTAGES and claim.attempts >= TRIES:
+                    await self._settle(claim, conversation)
+                else:
+                    failure = error
         if failure is not None:
             raise failure
 
@@ -112,6 +116,13 @@ class TopicsWork:
             if not await memory_work.renew(connection, claim):
                 raise LostClaim(claim.kind)
             await _replace(connection, user_id, Grouped(conversation_id, len(messages), topics, "makeshift"))
+
+    async def _settle(self, claim: WorkClaim, conversation: Ungrouped) -> None:
+        """Leaves it at the makeshift topic, so that a conversation that no model can group keeps none from theirs."""
+        async with self._database.transaction() as connection:
+            if not await memory_work.renew(connection, claim):
+                raise LostClaim(claim.kind)
+            await store.settle(connection, claim.user_id, conversation.conversation_id)
 
 
 async def _replace(connection: Connection, user_id: UUID, grouped: Grouped) -> None:

@@ -1,7 +1,7 @@
 """Topics from ended conversations: grouped by a scripted model, made without one, made again after a deletion."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,7 +16,7 @@ from freya_gateway.db.topics import StoredTopic
 from freya_gateway.errors import LostClaim, ModelError
 from freya_gateway.llm.structured import OpenAIStructured, StructuredOptions
 from freya_gateway.memory.indexing import index_batch
-from freya_gateway.memory.topics import TopicsWork
+from freya_gateway.memory.topics import TRIES, TopicsWork
 from freya_gateway.metrics import Metrics
 from tests.model_server import ModelServer, Reply, Status, data
 
@@ -53,12 +53,13 @@ class Diary:
                 done = await index_batch(connection, self.user, after=done)
         return first
 
-    async def group(self) -> None:
+    async def group(self, *, failed: int = 0) -> None:
+        """One run, after so many that failed."""
         async with self.database.transaction() as connection:
             claim = await memory_work.claim(connection, self.user, "topics", owner=uuid4().hex, now=utc_now())
             assert claim is not None
         try:
-            await self.work.run(claim)
+            await self.work.run(replace(claim, attempts=failed))
         finally:
             async with self.database.transaction() as connection:
                 await memory_work.release(connection, claim)
@@ -177,6 +178,28 @@ async def test_one_bad_conversation_does_not_keep_the_others_from_their_topics(
     with pytest.raises(ModelError):
         await diary.group()
     assert [topic.title for topic in await diary.topics()][1:] == ["Lisbon"]
+    assert await diary.due() == [True]
+
+
+async def test_a_conversation_that_no_model_can_group_keeps_its_makeshift_topic(
+    diary: Diary, model: ModelServer
+) -> None:
+    await diary.says(POTTERY, day=8)
+    model.script_for("ProposedTopics", *[data({"topics": []})] * 3)
+    for failed in (0, TRIES - 1):
+        with pytest.raises(ModelError):
+            await diary.group(failed=failed)
+        assert await diary.due() == [True]
+    await diary.group(failed=TRIES)
+    assert (await diary.due(), len(await diary.topics())) == ([], 1)
+
+
+async def test_an_outage_never_settles_a_conversation(diary: Diary, model: ModelServer) -> None:
+    await diary.says(POTTERY, day=8)
+    model.script_for("ProposedTopics", Status(503), Status(503))
+    for _ in range(2):
+        with pytest.raises(ModelError):
+            await diary.group(failed=TRIES)
     assert await diary.due() == [True]
 
 
