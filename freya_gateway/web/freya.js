@@ -505,15 +505,14 @@ function connectFreya(options = {}) {
 
   // Coming back.
   function prompt(certain) {
+    if (ending.signal.aborted) return;
     if (away) {
       away = false;
       join();
     } else if (leader) line.wake(certain);
     else ask({ wake: true });
   }
-  const wake = (certain) => () => {
-    if (!ending.signal.aborted && (away || visible())) prompt(certain);
-  };
+  const wake = (certain) => () => (away || visible()) && prompt(certain);
   const hooks = [
     ["visibilitychange", wake(false), root.document], ["pageshow", wake(false), root], ["online", wake(true), root],
     ["resume", wake(true), root.document], ["freeze", leave, root.document],

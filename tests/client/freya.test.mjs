@@ -253,3 +253,26 @@ test("a listener that throws takes nothing from the others", async (t) => {
   delete globalThis.reportError;
   assert.deepEqual(errors, ["mine"]);
 });
+
+test("deferred, it connects when something is sent", async (t) => {
+  const { freya, asked, names } = client(t, {
+    "GET /v1/stream": [open(ready())],
+    "POST /v1/messages": [() => json(202, { turn: "t", message: "m", cursor: "e.0" })],
+  }, { deferred: true });
+  await wait(50);
+  assert.deepEqual(asked, []);
+  await freya.send("Hi");
+  await until(() => names().includes("ready"));
+  assert.equal(freya.leads, true);
+});
+
+test("once closed it stays so, whatever is sent", async (t) => {
+  const { freya, asked } = client(t, { "GET /v1/stream": [open(ready())], "POST /v1/messages": [() => json(503, {})] });
+  await until(() => freya.leads);
+  freya.close();
+  asked.length = 0;
+  await assert.rejects(freya.send("Hi"));
+  await wait(50);
+  assert.deepEqual(asked.filter(({ method }) => method === "GET"), []);
+  assert.equal(freya.leads, false);
+});
