@@ -1,6 +1,7 @@
 """The search on a real PostgreSQL: what is found, in which order, and that no words can break it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +11,7 @@ import pytest
 from freya_gateway.db import users
 from freya_gateway.db.engine import Database
 from freya_gateway.db.imports import ImportedConversation, ImportedMessage, insert_history
-from freya_gateway.db.search import MOST_CANDIDATES, MOST_JOINED, Term, Terms, candidate_queries
+from freya_gateway.db.search import MANY, MOST_CANDIDATES, MOST_JOINED, Term, Terms, candidate_queries, search
 from freya_gateway.llm.tokens import count_tokens
 from freya_gateway.memory.recall import FLOOR, Question, Recall, Recollection
 from tests.histories import SMALL_TALK, said
@@ -91,17 +92,18 @@ async def test_other_forms_of_a_word_are_that_word(database: Database, words: st
     assert (await ids(database, user, question))[0] == told[0]
 
 
-async def test_a_search_that_is_planned_for_its_user_finds_the_same(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_search_that_is_planned_for_its_user_finds_the_same(database: Database) -> None:
     user = await someone(database)
     await said(database, user, ["We saw a lighthouse.", "How tall?", "The lighthouse? Ten metres."], *SMALL_TALK)
     found = await recall(database, user, "Tell me about the lighthouse")
     assert (found.asked.many, len(found.hits) >= 3) == (False, True)
-    monkeypatch.setattr("freya_gateway.db.search.MANY", 5)
-    again = await recall(database, user, "Tell me about the lighthouse")
-    assert again.asked.many
-    assert again.hits == found.hits
+    assert replace(found.asked, n_messages=MANY + 1).many
+    async with database.searching(planned=True) as connection:
+        assert await connection.fetchval("SHOW plan_cache_mode") == "force_custom_plan"
+        again = await search(connection, user, found.asked, leaning=found.leaning, limit=len(found.hits))
+    async with database.searching() as connection:
+        assert await connection.fetchval("SHOW plan_cache_mode") == "force_generic_plan"
+    assert again == found.hits
 
 
 async def test_who_is_asked_about_decides_between_equals(database: Database) -> None:
