@@ -12,15 +12,17 @@ from uuid import UUID
 
 from freya_gateway.db import restoring, users
 from freya_gateway.db.imports import ImportedConversation, ImportedMessage, insert_history
+from freya_gateway.db.messages import storable
 from freya_gateway.db.query import Connection, Query
 from freya_gateway.llm.tokens import count_tokens
 from freya_gateway.memory.indexing import index_batch
 from migration.documents import Value
 from migration.mapping import MappedMessage, Mapping, Policy, map_document
 from migration.staging import Target, document_of, id_of
-from migration.values import digest, encode
+from migration.values import decode, digest, encode
 
 PIECE = 1000  # messages held in memory at a time
+TITLES, LONGEST_TITLE = ("title", "name"), 200  # fields; characters
 OWNERS = Query("""
 SELECT DISTINCT owner FROM freya_migration.outcomes WHERE origin = :origin AND outcome = 'mapped' ORDER BY owner
 """)
@@ -49,6 +51,9 @@ SELECT row_number() OVER (ORDER BY began, first, place) AS n, * FROM placed
 NEXT = Query("""
 SELECT l.*, d.path, d.body FROM loading l JOIN freya_migration.documents d ON d.origin = :origin AND d.id = l.id
 WHERE l.n > :after ORDER BY l.n LIMIT :piece
+""")
+PARENTS = Query("""
+SELECT body FROM freya_migration.documents WHERE origin = :origin AND id = ANY(cast(:ids AS uuid[]))
 """)
 NOTE = Query("""
 INSERT INTO freya_migration.loaded (origin, user_id, id, checksum)
@@ -88,7 +93,7 @@ class Loader:
         while rows := await NEXT.all(connection, origin=self._origin, after=done, piece=PIECE):
             if not done:
                 await self._refuse_foreign(connection, user_id)
-            last = await self._add(connection, user_id, rows)
+            last = await self._add(connection, user_id, owner, rows)
             done = rows[-1]["n"]
         if done:
             await restoring.move_on(connection, user_id, done_seq=last)
@@ -99,15 +104,12 @@ class Loader:
         if theirs and not await OURS.value(connection, origin=self._origin, user_id=user_id):
             raise NotEmpty(f"user {user_id} has messages already; a history cannot be put among them")
 
-    async def _add(self, connection: Connection, user_id: UUID, rows: Sequence[Any]) -> int:
-        """A piece of the history; a conversation that goes over its end continues under a further id."""
+    async def _add(self, connection: Connection, user_id: UUID, owner: str, rows: Sequence[Any]) -> int:
+        """A piece of the history; a conversation may go on in the next one."""
         conversations: list[ImportedConversation] = []
         for _, group in groupby(rows, key=lambda row: row["first"]):
             members = list(group)
-            messages = [self._message(row) for row in members]
-            source = {"imported": {"conversation": members[0]["conversation"]}}
-            identity = id_of(self._origin, ("conversation",), str(messages[0].id))
-            conversations.append(ImportedConversation(identity, None, messages, source))
+            conversations.append(await self._conversation(connection, owner, members))
         first, last = await insert_history(connection, user_id, conversations)
         done = first - 1
         while (until := await index_batch(connection, user_id, after=done)) > done:
@@ -120,6 +122,20 @@ class Loader:
         await NOTE.execute(connection, origin=self._origin, user_id=user_id, ids=ids, checksums=checksums)
         return last
 
+    async def _conversation(self, connection: Connection, owner: str, members: Sequence[Any]) -> ImportedConversation:
+        """Under one id, whenever more of it comes: by its name, or else by its first message."""
+        name = members[0]["conversation"]
+        pointer = str(members[0]["first"]) if name is None else f"{owner}/{name}"
+        title = None
+        if name is not None:
+            homes = (("conversations", name), ("users", owner, "conversations", name))
+            ids = [id_of(self._origin, path) for path in homes]
+            bodies = await PARENTS.all(connection, origin=self._origin, ids=ids)
+            title = next((text for row in bodies if (text := _title(row["body"]))), None)
+        source = {"imported": {"conversation": name}}
+        messages = [self._message(row) for row in members]
+        return ImportedConversation(id_of(self._origin, ("conversation",), pointer), title, messages, source)
+
     def _message(self, row: Any) -> ImportedMessage:
         document = document_of(row["path"], row["body"])
         mapped = map_document(self._mapping, document, self._policy)
@@ -129,6 +145,13 @@ class Loader:
         marks = {} if mapped.role else {"role_inferred": True}
         source = _storable({"imported": imported | marks})
         return ImportedMessage(row["id"], role, mapped.text, count_tokens(mapped.text), mapped.said_at, source)
+
+
+def _title(body: bytes) -> str | None:
+    """The title in a conversation's document."""
+    fields = decode(body)
+    title = next((fields[name] for name in TITLES if fields.get(name)), None) if isinstance(fields, dict) else None
+    return storable(title)[0].strip()[:LONGEST_TITLE] or None if isinstance(title, str) else None
 
 
 def checksum(role: str, text: str, said_at: Any) -> bytes:

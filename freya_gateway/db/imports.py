@@ -16,11 +16,15 @@ BATCH = 1000  # messages in one statement
 LAST = Query("SELECT last_message FROM streams WHERE user_id = :user_id FOR UPDATE")
 MOVE_ON = Query("UPDATE streams SET last_message = :last WHERE user_id = :user_id")
 
+# A long conversation comes in pieces, and what it held may have been deleted.
 CONVERSATIONS = Query("""
-INSERT INTO conversations (user_id, id, title, started_at, last_message_at, source)
+INSERT INTO conversations AS old (user_id, id, title, started_at, last_message_at, source)
 SELECT :user_id, c.* FROM unnest(
     cast(:ids AS uuid[]), cast(:titles AS text[]), cast(:started AS timestamptz[]), cast(:ended AS timestamptz[]),
     cast(:sources AS jsonb[])) c
+ON CONFLICT (user_id, id) DO UPDATE SET title = coalesce(old.title, excluded.title),
+    started_at = least(old.started_at, excluded.started_at),
+    last_message_at = greatest(old.last_message_at, excluded.last_message_at)
 """)
 
 MESSAGES = Query("""
@@ -59,8 +63,9 @@ async def insert_history(
     connection: Connection, user_id: UUID, conversations: Sequence[ImportedConversation]
 ) -> tuple[int, int]:
     """Appends the conversations (oldest first, none empty) to the user's messages, inside the caller's transaction.
+    One that is there already goes on.
 
-    The first and the last seq they got. Raises asyncpg's UniqueViolationError where an id is there already.
+    The first and the last seq they got. Raises asyncpg's UniqueViolationError where a message is there already.
     """
     last: int = await LAST.value(connection, user_id=user_id)
     await CONVERSATIONS.execute(

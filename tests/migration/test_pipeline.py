@@ -10,6 +10,7 @@ import pytest
 
 from freya_gateway.db.engine import Database
 from migration.documents import Document, GeoPoint, Loss, Page, Reference, Timestamp, Unresolved, Value, Vector
+from migration.load import PIECE
 from migration.mapping import Policy, load_mapping
 from migration.pipeline import Job, Report, Stopped, run
 from migration.staging import Held, hold
@@ -104,6 +105,25 @@ async def test_predecessors_messages_take_turns_when_roles_are_inferred(bare: Da
     assert found[0]["exact"] == '"line \\u0000 0"'
     assert all(row["segment"] and row["search_text"] and row["n_tokens"] for row in found)
     assert "role_inferred" in found[0]["source"]
+
+
+async def test_a_long_conversation_is_one_and_keeps_its_title(bare: Database):
+    talk = [
+        Document(
+            ("conversations", "c", "messages", f"m{n:04}"),
+            {"role": "user", "text": f"line {n}", "timestamp": Timestamp(BEGAN + n)},
+        )
+        for n in range(PIECE + 50)
+    ]
+    parent = Document(("conversations", "c"), {"title": "Long talk", "createdAt": Timestamp(BEGAN)})
+    report = await migrate(bare, Memory([parent, *talk[:-1]]))
+    [conversation] = await rows(bare, "SELECT * FROM conversations")
+    assert (report.exit_code, report.added, conversation["title"]) == (0, PIECE + 49, "Long talk")
+    assert await rows(bare, "SELECT sum(last_seq - first_seq + 1) AS n FROM segments") == [{"n": PIECE + 49}]
+    assert (await migrate(bare, Memory([parent, *talk], fingerprint="2"))).added == 1
+    [again] = await rows(bare, "SELECT * FROM conversations")
+    assert again["id"] == conversation["id"]
+    assert again["last_message_at"] > conversation["last_message_at"]
 
 
 async def test_without_roles_messages_are_rejects_and_come_in_later(bare: Database):
