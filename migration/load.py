@@ -1,10 +1,8 @@
-"""From staged documents to Freya's messages, user by user, each user in one transaction: all of it or none.
+"""From staged documents to Freya's messages and facts, user by user, each user in one transaction: all of it or none.
 
 What was loaded once is never written again: what the app changed or deleted since stays as it is.
 """
 
-import base64
-import json
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -16,10 +14,11 @@ from freya_gateway.db.messages import storable
 from freya_gateway.db.query import Connection, Query
 from freya_gateway.llm.tokens import count_tokens
 from freya_gateway.memory.indexing import index_batch
-from migration.documents import Value
-from migration.mapping import MappedMessage, Mapping, Policy, map_document
-from migration.staging import Target, document_of, id_of
-from migration.values import decode, digest, encode
+from migration.facts import load_facts
+from migration.mapping import MappedMessage, Plan
+from migration.provenance import provenance
+from migration.staging import Target, document_of, id_of, note
+from migration.values import decode, digest
 
 PIECE = 1000  # messages held in memory at a time
 TITLES, LONGEST_TITLE = ("title", "name"), 200  # fields; characters
@@ -37,7 +36,7 @@ WITH new AS (
     SELECT o.id, o.conversation, o.said_at, o.role,
            o.conversation IS NULL AND o.said_at - lag(o.said_at) OVER w > interval '6 hours' AS parted
     FROM freya_migration.outcomes o
-    WHERE o.origin = :origin AND o.owner = :owner AND o.outcome = 'mapped' AND NOT EXISTS (
+    WHERE o.origin = :origin AND o.owner = :owner AND o.kind = 'message' AND NOT EXISTS (
         SELECT 1 FROM freya_migration.loaded l WHERE l.origin = o.origin AND l.id = o.id)
     WINDOW w AS (PARTITION BY o.conversation ORDER BY o.said_at, o.id)
 ), parts AS (
@@ -55,10 +54,6 @@ WHERE l.n > :after ORDER BY l.n LIMIT :piece
 PARENTS = Query("""
 SELECT body FROM freya_migration.documents WHERE origin = :origin AND id = ANY(cast(:ids AS uuid[]))
 """)
-NOTE = Query("""
-INSERT INTO freya_migration.loaded (origin, user_id, id, checksum)
-SELECT :origin, :user_id, m.* FROM unnest(cast(:ids AS uuid[]), cast(:checksums AS bytea[])) m
-""")
 
 
 class NotEmpty(Exception):
@@ -68,14 +63,13 @@ class NotEmpty(Exception):
 class Loader:
     """Loads what has been mapped."""
 
-    def __init__(self, target: Target, origin: str, mapping: Mapping, policy: Policy) -> None:
+    def __init__(self, target: Target, plan: Plan) -> None:
         self._target = target
-        self._origin = origin
-        self._mapping = mapping
-        self._policy = policy
+        self._plan = plan
+        self._origin = plan.origin
 
     async def load(self) -> int:
-        """Messages that were added. Raises NotEmpty."""
+        """Messages and facts that were added. Raises NotEmpty."""
         async with self._target.transaction() as connection:
             owners = [row["owner"] for row in await OWNERS.all(connection, origin=self._origin)]
         added = 0
@@ -97,7 +91,7 @@ class Loader:
             done = rows[-1]["n"]
         if done:
             await restoring.move_on(connection, user_id, done_seq=last)
-        return done
+        return done + await load_facts(connection, user_id, owner, self._plan)
 
     async def _refuse_foreign(self, connection: Connection, user_id: UUID) -> None:
         theirs = await HISTORY.value(connection, user_id=user_id)
@@ -117,9 +111,8 @@ class Loader:
         grouped = {conversation.id: "done" for conversation in conversations}
         await restoring.mark_grouped(connection, user_id, grouped)
         messages = [message for conversation in conversations for message in conversation.messages]
-        checksums = [checksum(message.role, message.text, message.said_at) for message in messages]
-        ids = [message.id for message in messages]
-        await NOTE.execute(connection, origin=self._origin, user_id=user_id, ids=ids, checksums=checksums)
+        sums = {message.id: checksum(message.role, message.text, message.said_at) for message in messages}
+        await note(connection, self._origin, user_id, kind="message", sums=sums)
         return last
 
     async def _conversation(self, connection: Connection, owner: str, members: Sequence[Any]) -> ImportedConversation:
@@ -138,12 +131,10 @@ class Loader:
 
     def _message(self, row: Any) -> ImportedMessage:
         document = document_of(row["path"], row["body"])
-        mapped = map_document(self._mapping, document, self._policy)
+        mapped = self._plan.outcome(document)
         assert isinstance(mapped, MappedMessage)
         role = mapped.role or ("user" if row["place"] % 2 else "assistant")
-        imported = {"origin": self._origin, "path": "/".join(document.path), "fields": _plain(mapped.rest)}
-        marks = {} if mapped.role else {"role_inferred": True}
-        source = _storable({"imported": imported | marks})
+        source = provenance(self._origin, document, **({} if mapped.role else {"role_inferred": True}))
         return ImportedMessage(row["id"], role, mapped.text, count_tokens(mapped.text), mapped.said_at, source)
 
 
@@ -157,18 +148,3 @@ def _title(body: bytes) -> str | None:
 def checksum(role: str, text: str, said_at: Any) -> bytes:
     """Of what a message says, who said it, and when to the microsecond."""
     return digest([role, text, said_at.isoformat()])
-
-
-def _plain(fields: dict[str, Value]) -> str:
-    """Every field exactly, in the encoding of `values`, as Base64: jsonb would lose some of them."""
-    return base64.b64encode(encode(fields)).decode()
-
-
-def _storable(source: dict[str, Any]) -> dict[str, Any]:
-    """Without what jsonb refuses, which only a path could hold; the exact one is in staging."""
-    text = json.dumps(source)
-    plain = text.encode().decode("ascii")
-    if "\\u0000" not in plain and "\\ud" not in plain:
-        return source
-    path = source["imported"]["path"].encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
-    return {"imported": source["imported"] | {"path": path}}

@@ -1,7 +1,7 @@
 """The mapping file: which documents are messages, and which of their fields say what. Data only, checked as a whole."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from freya_gateway.memory.extraction import FactKind
 from migration.documents import Document, Timestamp, Value
 
 PRESETS = resources.files("migration").joinpath("presets")
@@ -27,7 +28,7 @@ class Collection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     paths: tuple[str, ...]
-    kind: Literal["message", "skip"]
+    kind: Literal["message", "fact", "skip"]
     rule: str = ""
     unless: tuple[str, ...] = ()  # a document with one of these fields holds more than the rule knows: a reject
     text: tuple[str, ...] = ()
@@ -37,6 +38,8 @@ class Collection(BaseModel):
     time: tuple[str, ...] = ()
     owner: tuple[str, ...] = ()
     conversation: tuple[str, ...] = ()
+    slot: tuple[str, ...] = ()  # of a fact: what it is about
+    value: tuple[str, ...] = ()
 
 
 class Mapping(BaseModel):
@@ -46,6 +49,7 @@ class Mapping(BaseModel):
 
     collections: tuple[Collection, ...]
     roles: dict[Literal["user", "assistant"], tuple[str, ...]] = Field(default_factory=dict)
+    facts: dict[FactKind, tuple[str, ...]] = Field(default_factory=dict)  # slots by kind; others are notes
     skip: tuple[str, ...] = ()
 
 
@@ -67,8 +71,17 @@ class MappedMessage:
     role: str | None
     text: str
     said_at: datetime
-    conversation: str | None
-    rest: dict[str, Value]
+    conversation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MappedFact:
+    """Something known of a user; `said_at` None where the document has no time."""
+
+    owner: str
+    slot: str
+    value: str
+    said_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,19 @@ class Rejected:
     code: str
 
 
-Outcome = MappedMessage | Skipped | Rejected
+Outcome = MappedMessage | MappedFact | Skipped | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the documents of an origin become."""
+
+    origin: str
+    mapping: Mapping
+    policy: Policy
+
+    def outcome(self, document: Document) -> Outcome | None:
+        return map_document(self.mapping, document, self.policy)
 
 
 def load_mapping(path: Path | None = None) -> Mapping:
@@ -128,20 +153,49 @@ def _mapped(
     if collection.kind == "skip":
         unknown = any(name in fields for name in collection.unless)
         return Rejected("holds_more") if unknown else Skipped(collection.rule)
-    text = _first(fields, collection.text)
-    if not isinstance(text, str) or not text:
-        return Rejected("no_text")
     owner = _name(_first(fields, collection.owner)) or names.get("user") or policy.owner
     if owner is None:
         return Rejected("no_owner")
+    if collection.kind == "fact":
+        return _fact(collection, fields, owner=_spelled(owner), policy=policy)
+    outcome = _message(mapping, collection, fields, owner=_spelled(owner), policy=policy)
+    conversation = _name(_first(fields, collection.conversation)) or names.get("conversation")
+    return replace(outcome, conversation=conversation) if isinstance(outcome, MappedMessage) else outcome
+
+
+def _message(
+    mapping: Mapping, collection: Collection, fields: dict[str, Value], *, owner: str, policy: Policy
+) -> MappedMessage | Rejected:
+    text = _first(fields, collection.text)
+    if not isinstance(text, str) or not text:
+        return Rejected("no_text")
     role = _role(mapping, collection, fields)
     if role is None and (_said(collection, fields) or not policy.infer_roles):
         return Rejected("unknown_role" if _said(collection, fields) else "no_role")
     moment = moment_of(_first(fields, collection.time), policy)
-    if moment is None:
-        return Rejected("no_time")
-    conversation = _name(_first(fields, collection.conversation)) or names.get("conversation")
-    return MappedMessage(_spelled(owner), role, text, moment, conversation, fields)
+    return Rejected("no_time") if moment is None else MappedMessage(owner, role, text, moment)
+
+
+def _fact(collection: Collection, fields: dict[str, Value], *, owner: str, policy: Policy) -> MappedFact | Rejected:
+    value = _listed(_first(fields, collection.value))
+    if value is None:
+        return Rejected("no_value")
+    slot = _name(_first(fields, collection.slot)) or ""
+    return MappedFact(owner, slot, value, moment_of(_first(fields, collection.time), policy))
+
+
+def _listed(value: Value) -> str | None:
+    """A value as words: texts, numbers, and lists of them."""
+    match value:
+        case bool():
+            return None
+        case str() | int() | float():
+            return str(value).strip() or None
+        case list():
+            words = [_listed(item) for item in value]
+            return ", ".join(word for word in words if word) or None if None not in words else None
+        case _:
+            return None
 
 
 def _first(fields: dict[str, Value], names: tuple[str, ...]) -> Value:

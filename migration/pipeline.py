@@ -11,7 +11,7 @@ from freya_gateway.db.query import Connection
 from migration import staging
 from migration.documents import Document, Source
 from migration.load import Loader
-from migration.mapping import MappedMessage, Mapping, Policy, Rejected, map_document
+from migration.mapping import MappedFact, MappedMessage, Mapping, Plan, Policy, Rejected, map_document
 from migration.staging import Target
 from migration.verify import Fault, verify
 
@@ -94,7 +94,7 @@ async def _run(target: Target, job: Job) -> Report:
     if not complete:
         await _extract(target, job, cursor)
     await _map(target, job)
-    added = await Loader(target, job.origin, job.mapping, job.policy).load()
+    added = await Loader(target, Plan(job.origin, job.mapping, job.policy)).load()
     return await report(target, job.origin, added=added)
 
 
@@ -137,8 +137,10 @@ def _decided(job: Job, identity: UUID, document: Document) -> tuple[Any, ...]:
             raise Stopped(f"the mapping knows nothing of the collection {collection!r}: map it, or name it in --skip")
         case MappedMessage():
             owner, conversation = outcome.owner, outcome.conversation
-            return identity, collection, "mapped", "", owner, conversation, outcome.role, outcome.said_at
+            return identity, collection, "mapped", "", "message", owner, conversation, outcome.role, outcome.said_at
+        case MappedFact():
+            return identity, collection, "mapped", "", "fact", outcome.owner, None, None, outcome.said_at
         case Rejected():
-            return identity, collection, "rejected", outcome.code, None, None, None, None
+            return identity, collection, "rejected", outcome.code, None, None, None, None, None
         case _:
-            return identity, collection, "skipped", outcome.rule, None, None, None, None
+            return identity, collection, "skipped", outcome.rule, None, None, None, None, None

@@ -4,7 +4,7 @@ A page and its checkpoint commit together, so a killed run continues where it wa
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Protocol
@@ -23,9 +23,10 @@ CREATE TABLE IF NOT EXISTS freya_migration.documents (
     origin text NOT NULL, id uuid NOT NULL, path bytea NOT NULL, body bytea NOT NULL, PRIMARY KEY (origin, id));
 CREATE TABLE IF NOT EXISTS freya_migration.outcomes (
     origin text NOT NULL, id uuid NOT NULL, collection text NOT NULL, outcome text NOT NULL, code text NOT NULL,
-    owner text, conversation text, role text, said_at timestamptz, PRIMARY KEY (origin, id));
+    kind text, owner text, conversation text, role text, said_at timestamptz, PRIMARY KEY (origin, id));
 CREATE TABLE IF NOT EXISTS freya_migration.loaded (
-    origin text NOT NULL, id uuid NOT NULL, user_id uuid NOT NULL, checksum bytea NOT NULL, PRIMARY KEY (origin, id));
+    origin text NOT NULL, id uuid NOT NULL, kind text NOT NULL, user_id uuid NOT NULL, checksum bytea NOT NULL,
+    PRIMARY KEY (origin, id));
 """
 
 BEGIN = Query("""
@@ -49,7 +50,12 @@ FORGET = Query("DELETE FROM freya_migration.outcomes WHERE origin = :origin")
 DECIDE = Query("""
 INSERT INTO freya_migration.outcomes SELECT :origin, o.* FROM unnest(
     cast(:ids AS uuid[]), cast(:collections AS text[]), cast(:outcomes AS text[]), cast(:codes AS text[]),
-    cast(:owners AS text[]), cast(:conversations AS text[]), cast(:roles AS text[]), cast(:moments AS timestamptz[])) o
+    cast(:kinds AS text[]), cast(:owners AS text[]), cast(:conversations AS text[]), cast(:roles AS text[]),
+    cast(:moments AS timestamptz[])) o
+""")
+NOTE = Query("""
+INSERT INTO freya_migration.loaded (origin, user_id, kind, id, checksum)
+SELECT :origin, :user_id, :kind, m.* FROM unnest(cast(:ids AS uuid[]), cast(:checksums AS bytea[])) m
 """)
 SUMS = Query("""
 SELECT collection, outcome, code, count(*) AS n FROM freya_migration.outcomes WHERE origin = :origin
@@ -127,7 +133,13 @@ def document_of(path: bytes, body: bytes) -> Document:
 
 
 async def decide(connection: Connection, origin: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Rows: id, collection, outcome, code, owner, conversation, role, said_at."""
-    names = ("ids", "collections", "outcomes", "codes", "owners", "conversations", "roles", "moments")
+    """Rows: id, collection, outcome, code, kind, owner, conversation, role, said_at."""
+    names = ("ids", "collections", "outcomes", "codes", "kinds", "owners", "conversations", "roles", "moments")
     columns: list[list[str | UUID | datetime | None]] = [list(column) for column in zip(*rows, strict=True)]
     await DECIDE.execute(connection, origin=origin, **dict(zip(names, columns, strict=True)))
+
+
+async def note(connection: Connection, origin: str, user_id: UUID, *, kind: str, sums: Mapping[UUID, bytes]) -> None:
+    """Remembers rows that were loaded. `kind`: message, fact, or merged (into a fact that said the same)."""
+    ids, checksums = list(sums), list(sums.values())
+    await NOTE.execute(connection, origin=origin, user_id=user_id, kind=kind, ids=ids, checksums=checksums)

@@ -1,24 +1,33 @@
-"""Proof that what was staged is what can be read back: every message, and the sum of all outcomes."""
+"""Proof that what was staged is what can be read back: every message and fact, and the sum of all outcomes."""
 
 from dataclasses import dataclass
 from uuid import UUID
 
 from freya_gateway.db.messages import exact_text
 from freya_gateway.db.query import Connection, Query
+from migration import facts
 from migration.load import checksum
 
 PIECE = 1000
 LOADED = Query("""
 SELECT l.id, l.user_id, l.checksum, m.role, m.text, m.exact, m.said_at FROM freya_migration.loaded l
 LEFT JOIN messages m ON m.user_id = l.user_id AND m.id = l.id
-WHERE l.origin = :origin AND l.id > :after ORDER BY l.id LIMIT :piece
+WHERE l.origin = :origin AND l.kind = 'message' AND l.id > :after ORDER BY l.id LIMIT :piece
+""")
+# What the app has done to a fact since is in its history: then it may say something else.
+FACTS = Query("""
+SELECT l.id, l.user_id, l.checksum, f.statement, EXISTS (
+    SELECT 1 FROM fact_events e WHERE e.user_id = l.user_id AND e.fact_id = l.id AND e.action <> 'add'
+) AS changed
+FROM freya_migration.loaded l LEFT JOIN facts f ON f.user_id = l.user_id AND f.id = l.id
+WHERE l.origin = :origin AND l.kind = 'fact' AND l.id > :after ORDER BY l.id LIMIT :piece
 """)
 UNDECIDED = Query("""
 SELECT count(*) FROM freya_migration.documents d WHERE d.origin = :origin AND NOT EXISTS (
     SELECT 1 FROM freya_migration.outcomes o WHERE o.origin = d.origin AND o.id = d.id)
 """)
 UNLOADED = Query("""
-SELECT o.id FROM freya_migration.outcomes o WHERE o.origin = :origin AND o.outcome = 'mapped' AND NOT EXISTS (
+SELECT o.id, o.kind FROM freya_migration.outcomes o WHERE o.origin = :origin AND o.outcome = 'mapped' AND NOT EXISTS (
     SELECT 1 FROM freya_migration.loaded l WHERE l.origin = o.origin AND l.id = o.id) LIMIT 20
 """)
 
@@ -33,7 +42,9 @@ class Fault:
 
 async def verify(connection: Connection, origin: str) -> list[Fault]:
     """Everything that does not agree; empty where all does."""
-    faults = [Fault("not_loaded", f"messages {row['id']}") for row in await UNLOADED.all(connection, origin=origin)]
+    faults = [
+        Fault("not_loaded", f"{row['kind']} {row['id']}") for row in await UNLOADED.all(connection, origin=origin)
+    ]
     undecided = await UNDECIDED.value(connection, origin=origin)
     if undecided:
         faults.append(Fault("not_accounted_for", f"{undecided} documents"))
@@ -44,6 +55,20 @@ async def verify(connection: Connection, origin: str) -> list[Fault]:
             if row["role"] is None:
                 faults.append(Fault("missing", name))
             elif checksum(row["role"], exact_text(row), row["said_at"]) != row["checksum"]:
+                faults.append(Fault("altered", name))
+        after = rows[-1]["id"]
+    return [*faults, *await _verify_facts(connection, origin)]
+
+
+async def _verify_facts(connection: Connection, origin: str) -> list[Fault]:
+    faults: list[Fault] = []
+    after = UUID(int=0)
+    while rows := await FACTS.all(connection, origin=origin, after=after, piece=PIECE):
+        for row in rows:
+            name = f"facts {row['id']} of user {row['user_id']}"
+            if row["statement"] is None:
+                faults.append(Fault("missing", name))
+            elif not row["changed"] and facts.checksum(row["statement"]) != row["checksum"]:
                 faults.append(Fault("altered", name))
         after = rows[-1]["id"]
     return faults

@@ -161,8 +161,64 @@ async def test_a_second_runner_is_told_who_is_at_work(bare: Database):
 
 
 async def test_an_unknown_collection_stops_the_run(bare: Database):
-    with pytest.raises(Stopped, match="userFacts"):
-        await migrate(bare, Memory([Document(("userFacts", "f"), {"type": "job"})]))
+    with pytest.raises(Stopped, match="invoices"):
+        await migrate(bare, Memory([Document(("invoices", "i"), {"type": "job"})]))
+
+
+def fact(name: str, day: int, **fields: Value) -> Document:
+    return Document(("userFacts", name), {"timestamp": Timestamp(BEGAN + day * 86_400), **fields})
+
+
+KNOWN = [
+    fact("a", 1, type="location", value="Oslo", userId="owner"),
+    fact("b", 3, type="location", value="Skagen", confidence=70),
+    fact("c", 2, type="pets", value=["Momo", "Kiki"]),
+    fact("d", 4, type="pets", value="Momo, Kiki"),
+    fact("e", 5, type="health", value="Has diabetes"),
+    fact("f", 6, value="Plays the \x00 cello"),
+    fact("g", 7, type="job"),
+    fact("h", 8, type="job", value={"nested": "no"}),
+]
+
+
+async def test_facts_become_freyas_and_the_newer_of_two_holds(bare: Database):
+    report = await migrate(bare, Memory(KNOWN))
+    assert (report.exit_code, report.added, report.faults) == (3, 6, [])
+    assert {(item.outcome, item.code): item.count for item in report.sums} == {
+        ("mapped", ""): 6,
+        ("rejected", "no_value"): 2,
+    }
+    found = await rows(
+        bare, "SELECT f.*, u.subject AS owner FROM facts f JOIN users u ON u.id = f.user_id ORDER BY said_at"
+    )
+    assert [(row["statement"], row["status"], row["kind"]) for row in found] == [
+        ("Location: Oslo", "superseded", "identity"),
+        ("Pets: Momo, Kiki", "active", "relation"),
+        ("Location: Skagen", "active", "identity"),
+        ("Health: Has diabetes", "pending", "note"),
+        ("Plays the \ufffd cello", "active", "note"),
+    ]
+    assert {row["owner"] for row in found} == {"owner"}
+    assert found[2]["supersedes"] == found[0]["id"]
+    assert found[2]["said_at"] == datetime.fromtimestamp(BEGAN + 3 * 86_400, UTC)
+    assert all("userFacts/" in row["source"] for row in found)
+    again = await migrate(bare, Memory(KNOWN))
+    assert (again.added, again.faults) == (0, [])
+    assert (
+        await rows(
+            bare, "SELECT f.*, u.subject AS owner FROM facts f JOIN users u ON u.id = f.user_id ORDER BY said_at"
+        )
+        == found
+    )
+
+
+async def test_a_fact_that_was_altered_or_lost_is_named(bare: Database):
+    await migrate(bare, Memory(KNOWN))
+    async with bare.transaction() as connection:
+        await connection.execute("UPDATE facts SET statement = 'x' WHERE statement = 'Pets: Momo, Kiki'")
+        await connection.execute("DELETE FROM facts WHERE statement LIKE 'Plays%'")
+    report = await migrate(bare, Memory(KNOWN))
+    assert (report.exit_code, sorted(fault.code for fault in report.faults)) == (4, ["altered", "missing"])
 
 
 @pytest.mark.parametrize(
