@@ -1,8 +1,11 @@
 """The command `freya-migrate`. Exit codes: 0 clean, 1 fatal, 2 usage, 3 rejects, 4 verification failed, 130 stopped."""
 
 import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -12,7 +15,7 @@ from rich.text import Text
 from freya_gateway.db.engine import Database
 from freya_gateway.errors import ConfigurationError, Unavailable
 from freya_gateway.settings import load_settings
-from migration import pipeline
+from migration import pipeline, staging
 from migration.documents import SourceError
 from migration.load import NotEmpty
 from migration.mapping import MappingError, Policy, load_mapping
@@ -20,6 +23,7 @@ from migration.sources import open_source
 from migration.staging import Held
 
 FATAL, USAGE = 1, 2
+T = TypeVar("T")
 commands = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -45,20 +49,102 @@ def run(  # noqa: PLR0913, PLR0917
     try:
         rules = load_mapping(mapping)
         rules = rules.model_copy(update={"skip": (*rules.skip, *(skip or []))})
-        url = load_settings().database_url
-    except (MappingError, ConfigurationError) as error:
+    except MappingError as error:
         raise _end(str(error), USAGE) from error
-    if url is None:
-        raise _end("set DATABASE_URL to Freya's database", USAGE)
+    url = _database_url()
     try:
         job = pipeline.Job(open_source(source, project=project), rules, policy)
-        report = asyncio.run(_run(url.get_secret_value(), job, dry_run=dry_run))
+        report = asyncio.run(_run(url, job, dry_run=dry_run))
     except SourceError as error:
         raise _end(f"{error} {error.place} {error.advice}".strip(), FATAL) from error
     except (Held, pipeline.Stopped, NotEmpty, Unavailable) as error:
         raise _end(str(error), FATAL) from error
     _show(report)
     raise typer.Exit(report.exit_code)
+
+
+@commands.command()
+def status() -> None:
+    """What was migrated into the database, from where, and what became of it."""
+    for found in _looked(_reports):
+        console = Console(highlight=False)
+        read = "read to its end" if found.complete else "not read to its end: give the same command again"
+        console.print(Text(f"{found.origin}: {read}", "bold"))
+        _show_sums(found.report)
+        counts = ", ".join(f"{count} {kind}" for kind, count in found.loaded.items())
+        console.print(f"{found.report.documents} documents; loaded: {counts or 'nothing'}")
+
+
+@commands.command()
+def verify() -> None:
+    """Compare what is in the database with what was read, also days later. Exit code 4 where something differs."""
+    code = 0
+    for found in _looked(_reports):
+        _show(found.report)
+        code = max(code, 4 if found.report.faults else 0)
+    raise typer.Exit(code)
+
+
+@commands.command()
+def rejects() -> None:
+    """The documents that could not be taken, one JSON object a line: origin, path, code."""
+    for line in _looked(_rejects):
+        typer.echo(line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    origin: str
+    complete: bool
+    report: pipeline.Report
+    loaded: dict[str, int]
+
+
+async def _reports(database: Database) -> list[_Found]:
+    found: list[_Found] = []
+    async with database.reading() as connection:
+        for run in await staging.runs(connection):
+            counts = await staging.loaded(connection, run.origin)
+            found.append(_Found(run.origin, run.complete, await pipeline.report(database, run.origin), counts))
+    return found
+
+
+async def _rejects(database: Database) -> list[str]:
+    async with database.reading() as connection:
+        return [
+            json.dumps({"origin": run.origin, "path": "/".join(reject.path), "code": reject.code})
+            for run in await staging.runs(connection)
+            async for reject in staging.rejects(connection, run.origin)
+        ]
+
+
+def _looked(look: Callable[[Database], Awaitable[list[T]]]) -> list[T]:
+    """What `look` finds in the database; ends the program where there is none, or nothing was migrated."""
+
+    async def looked(url: str) -> list[T]:
+        database = Database(url)
+        try:
+            return await look(database)
+        finally:
+            await database.aclose()
+
+    try:
+        found = asyncio.run(looked(_database_url()))
+    except Unavailable as error:
+        raise _end(str(error), FATAL) from error
+    if not found:
+        Console(stderr=True).print("nothing of that kind here")
+    return found
+
+
+def _database_url() -> str:
+    try:
+        url = load_settings().database_url
+    except ConfigurationError as error:
+        raise _end(str(error), USAGE) from error
+    if url is None:
+        raise _end("set DATABASE_URL to Freya's database", USAGE)
+    return url.get_secret_value()
 
 
 async def _run(url: str, job: pipeline.Job, *, dry_run: bool) -> pipeline.Report:
@@ -71,14 +157,18 @@ async def _run(url: str, job: pipeline.Job, *, dry_run: bool) -> pipeline.Report
 
 
 def _show(report: pipeline.Report) -> None:
+    _show_sums(report)
+    console = Console(highlight=False)
+    for fault in report.faults:
+        console.print(Text(f"{fault.code}: {fault.row}", "bold red"), soft_wrap=True)
+    console.print(f"{report.documents} documents, {report.added} rows added, {len(report.faults)} faults")
+
+
+def _show_sums(report: pipeline.Report) -> None:
     table = Table("collection", "outcome", "why", "documents")
     for item in report.sums:
         table.add_row(item.collection, item.outcome, item.code, str(item.count))
-    console = Console(highlight=False)
-    console.print(table)
-    for fault in report.faults:
-        console.print(Text(f"{fault.code}: {fault.row}", "bold red"), soft_wrap=True)
-    console.print(f"{report.documents} documents, {report.added} messages added, {len(report.faults)} faults")
+    Console(highlight=False).print(table)
 
 
 def _end(message: str, code: int) -> typer.Exit:

@@ -10,29 +10,22 @@ from freya_gateway.db import facts as store
 from freya_gateway.db import restoring
 from freya_gateway.db.facts import Fact
 from freya_gateway.db.messages import storable
-from freya_gateway.db.query import Connection, Query
+from freya_gateway.db.query import Connection
 from freya_gateway.llm.tokens import count_tokens
 from freya_gateway.memory.ledger import Draft, Ledger, open_ledger, write
 from freya_gateway.memory.vocabulary import SINGLE_VALUED, USER, canonical_slot, is_sensitive
 from migration.documents import Document
 from migration.mapping import MappedFact, Plan
 from migration.provenance import provenance
-from migration.staging import document_of, note
+from migration.staging import document_of, note, unloaded
 from migration.values import digest
 
 LONGEST_STATEMENT, LONGEST_VALUE = 500, 120  # characters; all of it stays in `source`
-NEW = Query("""
-SELECT o.id, d.path, d.body FROM freya_migration.outcomes o
-JOIN freya_migration.documents d ON d.origin = o.origin AND d.id = o.id
-WHERE o.origin = :origin AND o.owner = :owner AND o.kind = 'fact' AND NOT EXISTS (
-    SELECT 1 FROM freya_migration.loaded l WHERE l.origin = o.origin AND l.id = o.id)
-ORDER BY o.said_at NULLS FIRST, o.id
-""")
 
 
 async def load_facts(connection: Connection, user_id: UUID, owner: str, plan: Plan) -> int:
     """The user's facts that were not loaded yet; how many there were. One that is known already is noted as merged."""
-    rows = await NEW.all(connection, origin=plan.origin, owner=owner)
+    rows = await unloaded(connection, plan.origin, owner, kind="fact")
     if not rows:
         return 0
     now = datetime.now(UTC)

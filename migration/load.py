@@ -18,6 +18,7 @@ from migration.facts import load_facts
 from migration.mapping import MappedMessage, Plan
 from migration.provenance import provenance
 from migration.staging import Target, document_of, id_of, note
+from migration.topics import Mentions, load_topics
 from migration.values import decode, digest
 
 PIECE = 1000  # messages held in memory at a time
@@ -69,7 +70,7 @@ class Loader:
         self._origin = plan.origin
 
     async def load(self) -> int:
-        """Messages and facts that were added. Raises NotEmpty."""
+        """Messages, topics and facts that were added. Raises NotEmpty."""
         async with self._target.transaction() as connection:
             owners = [row["owner"] for row in await OWNERS.all(connection, origin=self._origin)]
         added = 0
@@ -83,15 +84,18 @@ class Loader:
         await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         await connection.execute("DROP TABLE IF EXISTS loading")  # of the user before, in a dry run
         await ORDER.execute(connection, origin=self._origin, owner=owner)
-        done, last = 0, 0
+        done, last, mentions = 0, 0, Mentions()
         while rows := await NEXT.all(connection, origin=self._origin, after=done, piece=PIECE):
             if not done:
                 await self._refuse_foreign(connection, user_id)
             last = await self._add(connection, user_id, owner, rows)
+            first = last - len(rows) + 1
+            mentions.names |= {first + n: names for n, row in enumerate(rows) if (names := self._mapped(row).topics)}
             done = rows[-1]["n"]
         if done:
             await restoring.move_on(connection, user_id, done_seq=last)
-        return done + await load_facts(connection, user_id, owner, self._plan)
+        topics = await load_topics(connection, user_id, owner, self._plan, mentions)
+        return done + topics + await load_facts(connection, user_id, owner, self._plan)
 
     async def _refuse_foreign(self, connection: Connection, user_id: UUID) -> None:
         theirs = await HISTORY.value(connection, user_id=user_id)
@@ -130,12 +134,15 @@ class Loader:
         return ImportedConversation(id_of(self._origin, ("conversation",), pointer), title, messages, source)
 
     def _message(self, row: Any) -> ImportedMessage:
-        document = document_of(row["path"], row["body"])
-        mapped = self._plan.outcome(document)
-        assert isinstance(mapped, MappedMessage)
+        document, mapped = document_of(row["path"], row["body"]), self._mapped(row)
         role = mapped.role or ("user" if row["place"] % 2 else "assistant")
         source = provenance(self._origin, document, **({} if mapped.role else {"role_inferred": True}))
         return ImportedMessage(row["id"], role, mapped.text, count_tokens(mapped.text), mapped.said_at, source)
+
+    def _mapped(self, row: Any) -> MappedMessage:
+        mapped = self._plan.outcome(document_of(row["path"], row["body"]))
+        assert isinstance(mapped, MappedMessage)
+        return mapped
 
 
 def _title(body: bytes) -> str | None:

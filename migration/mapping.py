@@ -28,7 +28,7 @@ class Collection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     paths: tuple[str, ...]
-    kind: Literal["message", "fact", "skip"]
+    kind: Literal["message", "fact", "topic", "skip"]
     rule: str = ""
     unless: tuple[str, ...] = ()  # a document with one of these fields holds more than the rule knows: a reject
     text: tuple[str, ...] = ()
@@ -40,6 +40,10 @@ class Collection(BaseModel):
     conversation: tuple[str, ...] = ()
     slot: tuple[str, ...] = ()  # of a fact: what it is about
     value: tuple[str, ...] = ()
+    topics: tuple[str, ...] = ()  # of a message: names or ids of what it is about
+    title: tuple[str, ...] = ()  # of a topic
+    keywords: tuple[str, ...] = ()
+    summary: tuple[str, ...] = ()
 
 
 class Mapping(BaseModel):
@@ -72,6 +76,7 @@ class MappedMessage:
     text: str
     said_at: datetime
     conversation: str | None = None
+    topics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,17 @@ class MappedFact:
 
 
 @dataclass(frozen=True, slots=True)
+class MappedTopic:
+    """Something that was talked about."""
+
+    owner: str
+    title: str
+    keywords: tuple[str, ...]
+    summary: str
+    last_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Skipped:
     rule: str
 
@@ -94,7 +110,7 @@ class Rejected:
     code: str
 
 
-Outcome = MappedMessage | MappedFact | Skipped | Rejected
+Outcome = MappedMessage | MappedFact | MappedTopic | Skipped | Rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +175,8 @@ def _mapped(
     if collection.kind == "fact":
         return _fact(collection, fields, owner=_spelled(owner), policy=policy)
     outcome = _message(mapping, collection, fields, owner=_spelled(owner), policy=policy)
+    if collection.kind == "topic":
+        return _topic(collection, fields, owner=_spelled(owner), policy=policy)
     conversation = _name(_first(fields, collection.conversation)) or names.get("conversation")
     return replace(outcome, conversation=conversation) if isinstance(outcome, MappedMessage) else outcome
 
@@ -173,7 +191,23 @@ def _message(
     if role is None and (_said(collection, fields) or not policy.infer_roles):
         return Rejected("unknown_role" if _said(collection, fields) else "no_role")
     moment = moment_of(_first(fields, collection.time), policy)
-    return Rejected("no_time") if moment is None else MappedMessage(owner, role, text, moment)
+    if moment is None:
+        return Rejected("no_time")
+    return MappedMessage(owner, role, text, moment, topics=_texts(_first(fields, collection.topics)))
+
+
+def _topic(collection: Collection, fields: dict[str, Value], *, owner: str, policy: Policy) -> MappedTopic | Rejected:
+    title = _name(_first(fields, collection.title))
+    if title is None:
+        return Rejected("no_title")
+    summary = _name(_first(fields, collection.summary)) or ""
+    keywords = _texts(_first(fields, collection.keywords))
+    return MappedTopic(owner, title, keywords, summary, moment_of(_first(fields, collection.time), policy))
+
+
+def _texts(value: Value) -> tuple[str, ...]:
+    items = value if isinstance(value, list) else [value]
+    return tuple(item for item in items if isinstance(item, str) and item.strip())
 
 
 def _fact(collection: Collection, fields: dict[str, Value], *, owner: str, policy: Policy) -> MappedFact | Rejected:

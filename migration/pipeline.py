@@ -11,7 +11,7 @@ from freya_gateway.db.query import Connection
 from migration import staging
 from migration.documents import Document, Source
 from migration.load import Loader
-from migration.mapping import MappedFact, MappedMessage, Mapping, Plan, Policy, Rejected, map_document
+from migration.mapping import MappedFact, MappedMessage, MappedTopic, Mapping, Plan, Policy, Rejected, map_document
 from migration.staging import Target
 from migration.verify import Fault, verify
 
@@ -140,6 +140,8 @@ def _decided(job: Job, identity: UUID, document: Document) -> tuple[Any, ...]:
             return identity, collection, "mapped", "", "message", owner, conversation, outcome.role, outcome.said_at
         case MappedFact():
             return identity, collection, "mapped", "", "fact", outcome.owner, None, None, outcome.said_at
+        case MappedTopic():
+            return identity, collection, "mapped", "", "topic", outcome.owner, None, None, outcome.last_at
         case Rejected():
             return identity, collection, "rejected", outcome.code, None, None, None, None, None
         case _:

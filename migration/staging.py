@@ -4,13 +4,14 @@ A page and its checkpoint commit together, so a killed run continues where it wa
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from freya_gateway.db.query import Connection, Query
+from freya_gateway.db.query import Connection, Query, Row
 from migration.documents import Document, Page, Source
 from migration.values import decode, encode
 
@@ -53,6 +54,13 @@ INSERT INTO freya_migration.outcomes SELECT :origin, o.* FROM unnest(
     cast(:kinds AS text[]), cast(:owners AS text[]), cast(:conversations AS text[]), cast(:roles AS text[]),
     cast(:moments AS timestamptz[])) o
 """)
+UNLOADED = Query("""
+SELECT o.id, d.path, d.body FROM freya_migration.outcomes o
+JOIN freya_migration.documents d ON d.origin = o.origin AND d.id = o.id
+WHERE o.origin = :origin AND o.owner = :owner AND o.kind = :kind AND NOT EXISTS (
+    SELECT 1 FROM freya_migration.loaded l WHERE l.origin = o.origin AND l.id = o.id)
+ORDER BY o.said_at NULLS FIRST, o.id
+""")
 NOTE = Query("""
 INSERT INTO freya_migration.loaded (origin, user_id, kind, id, checksum)
 SELECT :origin, :user_id, :kind, m.* FROM unnest(cast(:ids AS uuid[]), cast(:checksums AS bytea[])) m
@@ -62,6 +70,16 @@ SELECT collection, outcome, code, count(*) AS n FROM freya_migration.outcomes WH
 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """)
 COUNT = Query("SELECT count(*) FROM freya_migration.documents WHERE origin = :origin")
+LOADED = Query("""
+SELECT kind, count(*) AS n FROM freya_migration.loaded WHERE origin = :origin GROUP BY kind ORDER BY kind
+""")
+IS_PREPARED = Query("SELECT to_regclass('freya_migration.loaded') IS NOT NULL")
+RUNS = Query("SELECT origin, complete FROM freya_migration.runs ORDER BY origin")
+REJECTS = Query("""
+SELECT o.id, o.code, d.path FROM freya_migration.outcomes o
+JOIN freya_migration.documents d ON d.origin = o.origin AND d.id = o.id
+WHERE o.origin = :origin AND o.outcome = 'rejected' AND o.id > :after ORDER BY o.id LIMIT 1000
+""")
 HOLDER = Query("""
 SELECT a.pid, a.application_name, a.backend_start FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = :key AND l.granted
@@ -139,7 +157,50 @@ async def decide(connection: Connection, origin: str, rows: Sequence[tuple[Any, 
     await DECIDE.execute(connection, origin=origin, **dict(zip(names, columns, strict=True)))
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What was migrated from a project; `complete`: all of it has been read."""
+
+    origin: str
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A document that the mapping could not take, and why."""
+
+    path: tuple[str, ...]
+    code: str
+
+
+async def runs(connection: Connection) -> list[Run]:
+    """All that was ever migrated into this database."""
+    if not await IS_PREPARED.value(connection):
+        return []
+    return [Run(*row.values()) for row in await RUNS.all(connection)]
+
+
+async def loaded(connection: Connection, origin: str) -> dict[str, int]:
+    """How many rows of each kind are loaded."""
+    return {row["kind"]: row["n"] for row in await LOADED.all(connection, origin=origin)}
+
+
+async def rejects(connection: Connection, origin: str) -> AsyncIterator[Reject]:
+    after = UUID(int=0)
+    while rows := await REJECTS.all(connection, origin=origin, after=after):
+        for row in rows:
+            path = decode(row["path"])
+            assert isinstance(path, list)
+            yield Reject(tuple(str(segment) for segment in path), row["code"])
+        after = rows[-1]["id"]
+
+
+async def unloaded(connection: Connection, origin: str, owner: str, *, kind: str) -> list[Row]:
+    """The user's documents of that kind (`id`, `path`, `body`) that were not loaded yet, the oldest first."""
+    return await UNLOADED.all(connection, origin=origin, owner=owner, kind=kind)
+
+
 async def note(connection: Connection, origin: str, user_id: UUID, *, kind: str, sums: Mapping[UUID, bytes]) -> None:
-    """Remembers rows that were loaded. `kind`: message, fact, or merged (into a fact that said the same)."""
+    """Remembers rows that were loaded. `kind`: message, fact, topic, or merged (into a fact that said the same)."""
     ids, checksums = list(sums), list(sums.values())
     await NOTE.execute(connection, origin=origin, user_id=user_id, kind=kind, ids=ids, checksums=checksums)

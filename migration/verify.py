@@ -1,4 +1,4 @@
-"""Proof that what was staged is what can be read back: every message and fact, and the sum of all outcomes."""
+"""Proof that what was staged is what can be read back: every message, fact and topic, and the sum of all outcomes."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -21,6 +21,11 @@ SELECT l.id, l.user_id, l.checksum, f.statement, EXISTS (
 ) AS changed
 FROM freya_migration.loaded l LEFT JOIN facts f ON f.user_id = l.user_id AND f.id = l.id
 WHERE l.origin = :origin AND l.kind = 'fact' AND l.id > :after ORDER BY l.id LIMIT :piece
+""")
+# What the app says of a topic changes when it is grouped anew or named by the user.
+TOPICS = Query("""
+SELECT l.id, l.user_id FROM freya_migration.loaded l WHERE l.origin = :origin AND l.kind = 'topic' AND NOT EXISTS (
+    SELECT 1 FROM topics t WHERE t.user_id = l.user_id AND t.id = l.id) ORDER BY l.id
 """)
 UNDECIDED = Query("""
 SELECT count(*) FROM freya_migration.documents d WHERE d.origin = :origin AND NOT EXISTS (
@@ -57,6 +62,8 @@ async def verify(connection: Connection, origin: str) -> list[Fault]:
             elif checksum(row["role"], exact_text(row), row["said_at"]) != row["checksum"]:
                 faults.append(Fault("altered", name))
         after = rows[-1]["id"]
+    lost = await TOPICS.all(connection, origin=origin)
+    faults += [Fault("missing", f"topics {row['id']} of user {row['user_id']}") for row in lost]
     return [*faults, *await _verify_facts(connection, origin)]
 
 

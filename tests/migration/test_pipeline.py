@@ -1,5 +1,9 @@
 """Whole runs into a real PostgreSQL, from a source in memory."""
 
+import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -165,6 +169,37 @@ async def test_an_unknown_collection_stops_the_run(bare: Database):
         await migrate(bare, Memory([Document(("invoices", "i"), {"type": "job"})]))
 
 
+async def command(url: str, *words: str) -> tuple[int, str]:
+    """Exit code and output of `python -m migration`."""
+    surroundings = os.environ | {"DATABASE_URL": url, "COLUMNS": "200"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "migration", *words, env=surroundings, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
+
+
+async def test_commands_tell_how_things_stand(bare: Database, database_url: str):
+    assert await command(database_url, "status") == (0, "")
+    rejected = Document(("messages", "odd\ud800/\x00"), {"timestamp": Timestamp(BEGAN)})
+    await migrate(bare, Memory([*predecessor(), *KNOWN[:2], rejected]))
+    code, said = await command(database_url, "status")
+    assert (code, "read to its end" in said, "2 fact, 8 message" in said, "no_text" in said) == (0, True, True, True)
+    code, said = await command(database_url, "rejects")
+    assert code == 0
+    assert json.loads(said) == {
+        "origin": "p/(default)",
+        "path": "messages/odd\ud800/\x00",
+        "code": "no_text",
+    }
+    assert (await command(database_url, "verify"))[0] == 0
+    identity = (await rows(bare))[2]["id"]
+    async with bare.transaction() as connection:
+        await connection.execute("UPDATE messages SET said_at = said_at + interval '1 microsecond' WHERE seq = 3")
+    code, said = await command(database_url, "verify")
+    assert (code, "altered" in said, str(identity) in said) == (4, True, True)
+
+
 def fact(name: str, day: int, **fields: Value) -> Document:
     return Document(("userFacts", name), {"timestamp": Timestamp(BEGAN + day * 86_400), **fields})
 
@@ -237,3 +272,41 @@ async def test_verify_names_the_row_that_differs(bare: Database, damage: str, co
     report = await migrate(bare, Memory(predecessor()))
     assert (report.exit_code, [fault.code for fault in report.faults]) == (4, [code])
     assert str(identity) in report.faults[0].row
+
+
+async def test_topics_are_those_of_the_messages_that_name_them(bare: Database):
+    talk = [
+        Document(
+            ("messages", f"m{n:02}"),
+            {
+                "role": ("user", "assistant")[n % 2],
+                "text": f"line {n}",
+                "timestamp": Timestamp(BEGAN + n * 60 + (n // 10) * 86_400),
+                "topicIds": ["Pottery"] if n < 10 else ["t2", "unknown"],
+            },
+        )
+        for n in range(20)
+    ]
+    topics = [
+        Document(("topics", "t1"), {"name": "pottery ", "lastUsed": Timestamp(BEGAN), "keywords": ["clay", 7]}),
+        Document(("topics", "t2"), {"name": "Sailing", "userId": "owner"}),
+        Document(("topics", "t3"), {"name": "Pottery", "userId": "another", "lastUsed": Timestamp(BEGAN)}),
+        Document(("topics", "t4"), {"lastUsed": Timestamp(BEGAN)}),
+    ]
+    report = await migrate(bare, Memory([*talk, *topics]))
+    assert (report.exit_code, report.added, report.faults) == (3, 23, [])
+    found = await rows(
+        bare,
+        """SELECT u.subject, t.title, t.keywords, t.first_at, t.last_at, array_agg(s.first_seq ORDER BY s.first_seq)
+           FILTER (WHERE s.topic_id IS NOT NULL) AS firsts FROM topics t JOIN users u ON u.id = t.user_id
+           LEFT JOIN segments s ON s.user_id = t.user_id AND s.topic_id = t.id GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2""",
+    )
+    assert [(row["subject"], row["title"], row["keywords"], row["firsts"]) for row in found] == [
+        ("another", "Pottery", [], None),
+        ("owner", "Sailing", [], [11]),
+        ("owner", "pottery", ["clay"], [1]),
+    ]
+    assert found[2]["last_at"] == datetime.fromtimestamp(BEGAN + 9 * 60, UTC)
+    before = await rows(bare, "SELECT * FROM topics ORDER BY id")
+    assert (await migrate(bare, Memory([*talk, *topics]))).added == 0
+    assert await rows(bare, "SELECT * FROM topics ORDER BY id") == before
