@@ -19,6 +19,7 @@ from migration import pipeline, staging
 from migration.documents import SourceError
 from migration.load import NotEmpty
 from migration.mapping import MappingError, Policy, load_mapping
+from migration.rollback import roll_back
 from migration.sources import open_source
 from migration.staging import Held
 
@@ -92,6 +93,20 @@ def rejects() -> None:
         typer.echo(line)
 
 
+@commands.command()
+def rollback(origin: Annotated[str, typer.Argument(help="PROJECT/DATABASE, as `status` shows it.")]) -> None:
+    """Take out what was migrated from a project. What the app made, and facts and topics that were edited, stay."""
+
+    async def rolled_back(database: Database) -> list[tuple[str, int]]:
+        async with database.reading() as connection:
+            if origin not in {run.origin for run in await staging.runs(connection)}:
+                raise _end(f"nothing was migrated from {origin!r}; see `freya-migrate status`", USAGE)
+        return list((await roll_back(database, origin)).items())
+
+    for kind, count in _looked(rolled_back):
+        typer.echo(f"{count} {kind}" + (" stay: they were edited" if kind == "edited" else ""))
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     origin: str
@@ -130,7 +145,7 @@ def _looked(look: Callable[[Database], Awaitable[list[T]]]) -> list[T]:
 
     try:
         found = asyncio.run(looked(_database_url()))
-    except Unavailable as error:
+    except (Held, Unavailable) as error:
         raise _end(str(error), FATAL) from error
     if not found:
         Console(stderr=True).print("nothing of that kind here")

@@ -26,6 +26,7 @@ TITLES, LONGEST_TITLE = ("title", "name"), 200  # fields; characters
 OWNERS = Query("""
 SELECT DISTINCT owner FROM freya_migration.outcomes WHERE origin = :origin AND outcome = 'mapped' ORDER BY owner
 """)
+IS_USER = Query("SELECT EXISTS (SELECT 1 FROM users WHERE subject = :owner)")
 HISTORY = Query("SELECT EXISTS (SELECT 1 FROM messages WHERE user_id = :user_id)")
 OURS = Query("""
 SELECT EXISTS (SELECT 1 FROM freya_migration.loaded WHERE origin = :origin AND user_id = :user_id)
@@ -80,7 +81,7 @@ class Loader:
         return added
 
     async def _load_user(self, connection: Connection, owner: str) -> int:
-        user_id = await users.ensure_user(connection, owner)
+        user_id = await self._user(connection, owner)
         await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         await connection.execute("DROP TABLE IF EXISTS loading")  # of the user before, in a dry run
         await ORDER.execute(connection, origin=self._origin, owner=owner)
@@ -96,6 +97,13 @@ class Loader:
             await restoring.move_on(connection, user_id, done_seq=last)
         topics = await load_topics(connection, user_id, owner, self._plan, mentions)
         return done + topics + await load_facts(connection, user_id, owner, self._plan)
+
+    async def _user(self, connection: Connection, owner: str) -> UUID:
+        is_new = not await IS_USER.value(connection, owner=owner)
+        user_id = await users.ensure_user(connection, owner)
+        if is_new:
+            await note(connection, self._origin, user_id, kind="user", sums={user_id: b""})
+        return user_id
 
     async def _refuse_foreign(self, connection: Connection, user_id: UUID) -> None:
         theirs = await HISTORY.value(connection, user_id=user_id)

@@ -201,6 +201,6 @@ async def unloaded(connection: Connection, origin: str, owner: str, *, kind: str
 
 
 async def note(connection: Connection, origin: str, user_id: UUID, *, kind: str, sums: Mapping[UUID, bytes]) -> None:
-    """Remembers rows that were loaded. `kind`: message, fact, topic, or merged (into a fact that said the same)."""
+    """Remembers rows that were loaded. `kind`: user, message, fact, topic, or merged (into a fact that says it)."""
     ids, checksums = list(sums), list(sums.values())
     await NOTE.execute(connection, origin=origin, user_id=user_id, kind=kind, ids=ids, checksums=checksums)

@@ -8,15 +8,21 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
+from freya_gateway.clock import utc_now
 from freya_gateway.db.engine import Database
+from freya_gateway.db.imports import ImportedConversation, ImportedMessage, insert_history
+from freya_gateway.memory.facts import Edit, FactService
+from freya_gateway.memory.indexing import index_batch
 from migration.documents import Document, GeoPoint, Loss, Page, Reference, Timestamp, Unresolved, Value, Vector
 from migration.load import PIECE
 from migration.mapping import Policy, load_mapping
 from migration.pipeline import Job, Report, Stopped, run
+from migration.rollback import roll_back
 from migration.staging import Held, hold
 from migration.values import decode, encode
 
@@ -310,3 +316,47 @@ async def test_topics_are_those_of_the_messages_that_name_them(bare: Database):
     before = await rows(bare, "SELECT * FROM topics ORDER BY id")
     assert (await migrate(bare, Memory([*talk, *topics]))).added == 0
     assert await rows(bare, "SELECT * FROM topics ORDER BY id") == before
+
+
+TABLES = (
+    "users", "streams", "conversations", "messages", "segments", "topics", "facts", "fact_events", "fact_sources",
+    "term_stats", "collection_stats", "memory_work",
+)  # fmt: skip
+
+
+async def everything(database: Database) -> dict[str, list[dict[str, Any]]]:
+    found = {table: await rows(database, f"SELECT * FROM {table} ORDER BY {table}::text") for table in TABLES}
+    for stream in found["streams"]:
+        stream["last_message"] = None  # a number is not given twice
+    for user in found["memory_work"]:
+        user["done_seq"] = None
+    return found
+
+
+async def test_a_rollback_leaves_the_target_as_it_was(bare: Database):
+    before = await everything(bare)
+    topic = Document(("topics", "t"), {"name": "Lines", "userId": "owner", "lastUsed": Timestamp(BEGAN)})
+    await migrate(bare, Memory([*predecessor(), *KNOWN, topic]))
+    counts = await roll_back(bare, "p/(default)")
+    assert counts == {"messages": 8, "facts": 5, "topics": 1, "conversations": 2, "users": 1}
+    assert await everything(bare) == before
+    assert await rows(bare, "SELECT 1 FROM freya_migration.documents") == []
+    assert (await migrate(bare, Memory(predecessor()))).added == 8
+
+
+async def test_a_rollback_keeps_what_the_app_made(bare: Database):
+    await migrate(bare, Memory([*predecessor(), *KNOWN]))
+    async with bare.transaction() as connection:
+        user: UUID = await connection.fetchval("SELECT id FROM users")
+        own = ImportedMessage(uuid4(), "user", "Words of my own about a cello", 7, datetime.now(UTC), {})
+        first, _ = await insert_history(connection, user, [ImportedConversation(uuid4(), None, [own], {})])
+        await index_batch(connection, user, after=first - 1)
+    [pets] = await rows(bare, "SELECT id FROM facts WHERE statement = 'Pets: Momo, Kiki'")
+    await FactService(bare, utc_now).edit(user, pets["id"], Edit(statement="Two cats: Momo and Kiki"))
+    counts = await roll_back(bare, "p/(default)")
+    assert counts == {"messages": 8, "facts": 4, "edited": 1, "conversations": 2}
+    assert [row["text"] for row in await rows(bare)] == ["Words of my own about a cello"]
+    assert [row["statement"] for row in await rows(bare, "SELECT * FROM facts")] == ["Two cats: Momo and Kiki"]
+    assert [row["first_seq"] for row in await rows(bare, "SELECT * FROM segments")] == [first]
+    assert {row["lexeme"] for row in await rows(bare, "SELECT * FROM term_stats")} == {"word", "cello"}
+    assert [row["n_messages"] for row in await rows(bare, "SELECT * FROM collection_stats")] == [1]
