@@ -46,12 +46,21 @@ def chromium() -> str:
     missing("Chromium")
 
 
+def node_path() -> str:
+    return shutil.which("node") or missing("node")
+
+
 def node(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs node."""
-    path = shutil.which("node")
-    if path is None:
-        missing("node")
-    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    return subprocess.run([node_path(), *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+
+
+def client_package() -> Path:
+    """The program that reads a stream with libraries of npm; `scripts/test` installs those."""
+    folder = ROOT / "tests" / "client"
+    if not (folder / "node_modules").is_dir():
+        missing("tests/client/node_modules (npm ci --prefix tests/client)")
+    return folder / "read.mjs"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page
 
-from tests.browser import FLAGS, Cut, Fault, Proxy, Site, Status, chromium, proxied, site, texts, until
+from tests.browser import Cut, Fault, Proxy, Site, Status, proxied, site, texts, until
 from tests.gateway import Running, authenticated, bearer, replica, running, settings_for
 from tests.model_server import Gated, ModelServer, Reply, expected_reply
 
@@ -19,15 +19,6 @@ STANDBY = "() => document.getElementById('phase').textContent === 'STANDBY' && w
 LIVE = "() => window.freya.status === 'live'"
 SPEAK = "text => { window.sendMessageToAPI(text, () => {}); }"
 SLOW = "Tell me !reply tokens=30 rate=60"
-
-
-@pytest.fixture(scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    path = chromium()
-    async with async_playwright() as playwright:
-        one = await playwright.chromium.launch(executable_path=path, headless=True, args=list(FLAGS))
-        yield one
-        await one.close()
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
-from tests.browser import FLAGS, chromium, until
+from tests.browser import until
 from tests.gateway import Running
 
 WIDTHS = (360, 768, 1280, 1920)
@@ -16,20 +16,11 @@ SLOW = "Tell me !reply tokens=200 rate=20"
 FACT = {"statement": "I live in Porto", "slot": "home_city", "kind": "identity", "value": "Porto"}
 
 
-@pytest.fixture(scope="session")
-async def chrome() -> AsyncIterator[Browser]:
-    path = chromium()
-    async with async_playwright() as playwright:
-        one = await playwright.chromium.launch(executable_path=path, headless=True, args=list(FLAGS))
-        yield one
-        await one.close()
-
-
 @pytest.fixture
-async def page(chrome: Browser, freya: Running) -> AsyncIterator[Page]:
+async def page(browser: Browser, freya: Running) -> AsyncIterator[Page]:
     """The cockpit, live. Whatever its console complains about, refusals by the policy too, fails the test."""
     complaints: list[str] = []
-    one = await chrome.new_page(reduced_motion="reduce")
+    one = await browser.new_page(reduced_motion="reduce")
     one.set_default_timeout(8000)
     one.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     one.on("pageerror", lambda error: complaints.append(str(error)))
