@@ -55,6 +55,12 @@ def node(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([node_path(), *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
 
 
+def npm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs npm."""
+    path = shutil.which("npm") or missing("npm")
+    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
+
+
 def client_package() -> Path:
     """The program that reads a stream with libraries of npm; `scripts/test` installs those."""
     folder = ROOT / "tests" / "client"
@@ -84,7 +90,9 @@ Fault = Status | Cut
 
 
 class Proxy:
-    """Stands before a gateway. `faults` meets the next streams, one each; `lost` so many sends lose their answer."""
+    """Stands before a gateway. `faults` meets the next streams, one each; `lost` so many sends lose their answer.
+
+    `sessions` signs in like a proxy of one's own: a cookie `session` -> the headers that it stands for."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -94,6 +102,7 @@ class Proxy:
         self.open_streams = 0
         self.most_streams = 0
         self.asked: list[str] = []
+        self.sessions: dict[str, dict[str, str]] = {}
         self.url = ""
 
     def break_next(self, *faults: Fault) -> None:
@@ -121,6 +130,7 @@ class Proxy:
 
     async def _forward(self, request: web.Request, cut: Cut | None) -> web.StreamResponse:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
+        headers |= self.sessions.get(request.cookies.get("session", ""), {})
         body = await request.read()
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:

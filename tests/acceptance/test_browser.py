@@ -172,6 +172,28 @@ async def test_a_refused_token_is_renewed(
         await assert_exact(page, proxy.url, **bearer("ana"))
 
 
+async def test_cookies_sign_in_at_a_proxy_of_another_origin(
+    database_url: str, clean: None, model: ModelServer, context: BrowserContext, cockpit: Site
+) -> None:
+    settings = settings_for(
+        database_url, model.base_url, beat_seconds=BEAT_SECONDS, allowed_origins=(cockpit.url,), **authenticated()
+    )
+    async with running(settings) as one, proxied(one.url) as proxy:
+        proxy.sessions["of-ana"] = bearer("ana")
+        await context.add_cookies([{"name": "session", "value": "of-ana", "url": proxy.url, "httpOnly": True}])
+        cockpit.shows(proxy.url, patience="600")
+        page = await opened(context, cockpit, live=False)
+        await say(page, "Without cookies")
+        assert (await replied(page))[0]["turn"] is None
+        assert await stored(one.url, **bearer("ana")) == {}
+        await page.close()
+        cockpit.shows(proxy.url, credentials="include")
+        page = await opened(context, cockpit)
+        await say(page, SLOW)
+        assert (await replied(page))[0]["message"] == expected_reply(SLOW)
+        await assert_exact(page, one.url, **bearer("ana"))
+
+
 async def answered_over_restarts(page: Page, restart: Callable[[int], Awaitable[None]], *, times: int) -> None:
     """Asks, restarts the gateway when the reply has begun, and waits for the reply; so many times."""
     for number in range(times):
