@@ -96,6 +96,12 @@ async def test_curl_names_the_call_and_not_the_token(page: Page) -> None:
     assert "$FREYA_TOKEN" in shown
     assert "very-secret" not in shown
     assert "It'\\''s me" in shown
+    for width in WIDTHS:
+        await page.set_viewport_size({"width": width, "height": 800})
+        box = await page.locator("#notice").bounding_box()
+        assert box is not None
+        assert box["width"] > 300, width
+        await page.locator("#composer .main").click(trial=True, timeout=2000)
 
 
 PHASES = """() => {
