@@ -46,12 +46,27 @@ def chromium() -> str:
     missing("Chromium")
 
 
+def node_path() -> str:
+    return shutil.which("node") or missing("node")
+
+
 def node(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs node."""
-    path = shutil.which("node")
-    if path is None:
-        missing("node")
-    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    return subprocess.run([node_path(), *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+
+
+def npm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs npm."""
+    path = shutil.which("npm") or missing("npm")
+    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
+
+
+def client_package() -> Path:
+    """The program that reads a stream with libraries of npm; `scripts/test` installs those."""
+    folder = ROOT / "tests" / "client"
+    if not (folder / "node_modules").is_dir():
+        missing("tests/client/node_modules (npm ci --prefix tests/client)")
+    return folder / "read.mjs"
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,9 @@ Fault = Status | Cut
 
 
 class Proxy:
-    """Stands before a gateway. `faults` meets the next streams, one each; `lost` so many sends lose their answer."""
+    """Stands before a gateway. `faults` meets the next streams, one each; `lost` so many sends lose their answer.
+
+    `sessions` signs in like a proxy of one's own: a cookie `session` -> the headers that it stands for."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -85,6 +102,7 @@ class Proxy:
         self.open_streams = 0
         self.most_streams = 0
         self.asked: list[str] = []
+        self.sessions: dict[str, dict[str, str]] = {}
         self.url = ""
 
     def break_next(self, *faults: Fault) -> None:
@@ -112,6 +130,7 @@ class Proxy:
 
     async def _forward(self, request: web.Request, cut: Cut | None) -> web.StreamResponse:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
+        headers |= self.sessions.get(request.cookies.get("session", ""), {})
         body = await request.read()
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:

@@ -35,15 +35,13 @@ class Parser:
 
     def feed(self, data: bytes) -> list[Event]:
         *frames, self._buffer = (self._buffer + data).split(b"\n\n")
-        return [event for frame in frames if (event := self._event(frame.decode()))]
+        return [self._event(frame.decode()) for frame in frames]
 
-    def _event(self, frame: str) -> Event | None:
+    def _event(self, frame: str) -> Event:
         fields = dict(line.split(": ", 1) for line in frame.split("\n"))
-        if set(fields) == {"retry"}:
-            self.retry = int(fields["retry"])
-            return None
-        assert set(fields) <= {"id", "event", "data"}, f"unknown field in {frame!r}"
+        assert set(fields) <= {"retry", "id", "event", "data"}, f"unknown field in {frame!r}"
         assert len(fields) == len(frame.split("\n")), f"a field twice in {frame!r}"
+        self.retry = int(fields["retry"]) if "retry" in fields else self.retry
         name = fields["event"]
         assert name in NUMBERED | UNNUMBERED, f"unknown event {name!r}"
         assert "id" not in fields or name in NUMBERED, f"{name} must have no id"

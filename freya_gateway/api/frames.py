@@ -169,7 +169,8 @@ def _frame(event: str, data: str) -> bytes:
 
 
 def _retry(milliseconds: int) -> bytes:
-    return f"retry: {milliseconds}\n\n".encode()
+    """The first line of the frame that follows: some readers take a frame of its own for an empty message."""
+    return f"retry: {milliseconds}\n".encode()
 
 
 def _bye(bye: Bye) -> bytes:

@@ -106,7 +106,7 @@ SSE_ANSWER = {
             "text/event-stream": {
                 "schema": {"type": "string"},
                 "example": (
-                    'retry: 1800\n\nevent: ready\ndata: {"epoch":"5b1f0c2a9e","head":4,"phase":"idle","recovered":true,'
+                    'retry: 1800\nevent: ready\ndata: {"epoch":"5b1f0c2a9e","head":4,"phase":"idle","recovered":true,'
                     '"reason":null,"replay":0,"beat_ms":15000}\n\nid: 5b1f0c2a9e.5\nevent: listening\n'
                     'data: {"turn":"6f0d8c1e-3a52-4a0e-9d55-0d2f3c1b7a10","message":"Hello Freya",'
                     '"message_id":"0f6b7a52-9c1f-4f57-8a53-6a4f1b9c2d11"}\n\n'

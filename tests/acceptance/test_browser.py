@@ -8,9 +8,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page
 
-from tests.browser import FLAGS, Cut, Fault, Proxy, Site, Status, chromium, proxied, site, texts, until
+from tests.browser import Cut, Fault, Proxy, Site, Status, proxied, site, texts, until
 from tests.gateway import Running, authenticated, bearer, replica, running, settings_for
 from tests.model_server import Gated, ModelServer, Reply, expected_reply
 
@@ -19,15 +19,6 @@ STANDBY = "() => document.getElementById('phase').textContent === 'STANDBY' && w
 LIVE = "() => window.freya.status === 'live'"
 SPEAK = "text => { window.sendMessageToAPI(text, () => {}); }"
 SLOW = "Tell me !reply tokens=30 rate=60"
-
-
-@pytest.fixture(scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    path = chromium()
-    async with async_playwright() as playwright:
-        one = await playwright.chromium.launch(executable_path=path, headless=True, args=list(FLAGS))
-        yield one
-        await one.close()
 
 
 @pytest.fixture
@@ -179,6 +170,28 @@ async def test_a_refused_token_is_renewed(
         assert cockpit.token_asked >= 2
         assert any("ticket=" in line for line in proxy.asked) == tickets
         await assert_exact(page, proxy.url, **bearer("ana"))
+
+
+async def test_cookies_sign_in_at_a_proxy_of_another_origin(
+    database_url: str, clean: None, model: ModelServer, context: BrowserContext, cockpit: Site
+) -> None:
+    settings = settings_for(
+        database_url, model.base_url, beat_seconds=BEAT_SECONDS, allowed_origins=(cockpit.url,), **authenticated()
+    )
+    async with running(settings) as one, proxied(one.url) as proxy:
+        proxy.sessions["of-ana"] = bearer("ana")
+        await context.add_cookies([{"name": "session", "value": "of-ana", "url": proxy.url, "httpOnly": True}])
+        cockpit.shows(proxy.url, patience="600")
+        page = await opened(context, cockpit, live=False)
+        await say(page, "Without cookies")
+        assert (await replied(page))[0]["turn"] is None
+        assert await stored(one.url, **bearer("ana")) == {}
+        await page.close()
+        cockpit.shows(proxy.url, credentials="include")
+        page = await opened(context, cockpit)
+        await say(page, SLOW)
+        assert (await replied(page))[0]["message"] == expected_reply(SLOW)
+        await assert_exact(page, one.url, **bearer("ana"))
 
 
 async def answered_over_restarts(page: Page, restart: Callable[[int], Awaitable[None]], *, times: int) -> None:

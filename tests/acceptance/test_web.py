@@ -3,14 +3,17 @@
 import gzip
 import json
 import re
+import tarfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
 
+from freya_gateway import __version__
 from freya_gateway.api.web import COCKPIT, PAGE_POLICY
 from freya_gateway.web import FOLDER
-from tests.browser import node
+from tests.browser import node, npm
 from tests.gateway import Running, running, settings_for
 from tests.model_server import ModelServer
 
@@ -122,6 +125,22 @@ def test_package_names_what_is_there() -> None:
     named = re.findall(r'"(\./[^"]+\.(?:m?js|d\.ts|json))"', json.dumps(package["exports"]))
     assert set(named) <= published
     assert "dependencies" not in package
+
+
+def test_package_is_published_whole_and_can_be_imported(tmp_path: Path) -> None:
+    [packed] = json.loads(npm("pack", str(FOLDER), "--json", "--pack-destination", str(tmp_path)).stdout)
+    package = json.loads((FOLDER / "package.json").read_text("utf-8"))
+    assert {file["path"] for file in packed["files"]} == {*package["files"], "package.json"}
+    assert (package["name"], package["version"]) == ("freya-gateway-client", __version__)
+    with tarfile.open(tmp_path / packed["filename"]) as archive:
+        archive.extractall(tmp_path, filter="data")
+    installed = tmp_path / "node_modules" / package["name"]
+    installed.parent.mkdir()
+    (tmp_path / "package").rename(installed)
+    program = tmp_path / "program.mjs"
+    program.write_text('import { connectFreya } from "freya-gateway-client"; console.log(typeof connectFreya);')
+    done = node(str(program))
+    assert done.stdout.strip() == "function", done.stderr
 
 
 def test_client_passes_its_own_tests() -> None:

@@ -14,6 +14,7 @@ const replies = new Map(); // turn -> its paragraph
 let turn = null; // the one that runs
 
 log(freya);
+showWhy(null);
 
 function phase(name) {
   document.body.dataset.phase = name.toLowerCase();
@@ -21,10 +22,18 @@ function phase(name) {
   at("stop").disabled = name === "STANDBY";
 }
 
+let following = true; // until someone scrolls back to read
+const toEnd = () => { if (following) at("talk").scrollTop = at("talk").scrollHeight; };
+at("talk").addEventListener("scroll", () => {
+  const { scrollTop, clientHeight, scrollHeight } = at("talk");
+  following = scrollTop + clientHeight > scrollHeight - 60;
+});
+new ResizeObserver(toEnd).observe(at("talk"));
+
 function say(role, text) {
   const one = make("p", `said ${role}`, text);
   at("talk").append(one);
-  at("talk").scrollTop = at("talk").scrollHeight;
+  toEnd();
   return one;
 }
 
@@ -37,6 +46,7 @@ const heard = new Set();
 freya.on("listening", (data) => {
   turn = turn || data.turn;
   if (!heard.has(data.message_id)) {
+    following = true;
     say("user", data.message);
     learned.begin();
   }
@@ -50,14 +60,15 @@ freya.on("thinking", (data) => {
 freya.on("token", ({ turn: id, off, text }) => {
   const one = replyOf(id);
   one.textContent = one.textContent.slice(0, off) + text;
-  at("talk").scrollTop = at("talk").scrollHeight;
+  toEnd();
 });
 freya.on("reply", (data) => {
   replyOf(data.turn).textContent = data.message;
+  toEnd();
   at("spoken").textContent = data.message;
   turn = null;
   phase("STANDBY");
-  showWhy(data.message_id).then(learned.again);
+  if (data.message_id) showWhy(data.message_id).then(learned.again);
   refreshBudget();
 });
 freya.on("memory", (data) => {
@@ -69,7 +80,10 @@ freya.on("ready", ({ recovered, reason, phase: now }) => {
   if (recovered || reason === "fresh") return;
   heard.clear(); // the log cannot be continued: what is stored counts
   replies.clear();
-  at("talk").replaceChildren();
+  turn = null;
+  for (const id of ["talk", "spoken"]) at(id).replaceChildren();
+  learned.begin();
+  showWhy(null);
   showHistory();
   refreshMemory();
 });
@@ -106,7 +120,7 @@ async function showHistory() {
   const rows = page.messages.filter((message) => !heard.has(message.id) && !replies.has(message.turn)).reverse();
   rows.forEach((message) => heard.add(message.id));
   at("talk").prepend(...rows.map((message) => make("p", `said ${message.role}`, message.text)));
-  at("talk").scrollTop = at("talk").scrollHeight;
+  toEnd();
 }
 at("link").textContent = freya.status;
 showHistory();

@@ -31,11 +31,16 @@ export function curlButton(name, what) {
   return button;
 }
 
-/** A button for an action and its curl. `what` is [method, path, body] for the command; `run` does it. */
+/** A button for an action with its curl. `what` is [method, path, body] for the command; `run` does it. */
 export function action(label, about, what, run) {
+  const pair = make("span", "pair");
   const button = make("button", "", label);
   button.type = "button";
   button.setAttribute("aria-label", `${label}: ${about}`);
   button.addEventListener("click", run);
-  return [button, curlButton(`${label}: ${about}`, () => what)];
+  const copy = curlButton(`${label}: ${about}`, () => what);
+  button.dataset.does = label;
+  copy.dataset.does = `curl ${label}`;
+  pair.append(button, copy);
+  return pair;
 }

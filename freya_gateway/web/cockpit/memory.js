@@ -1,6 +1,6 @@
 /** Facts and topics: read, edit, forget, undo, accept, reject. */
 import { action, curlButton } from "./curl.js";
-import { ask, at, attempt, make } from "./view.js";
+import { ask, at, attempt, make, undisturbed } from "./view.js";
 
 const SHOWN = ["pending", "active", "retracted", "superseded"];
 
@@ -13,19 +13,20 @@ export function memory(freya) {
   function factCard(fact) {
     const path = `/v1/facts/${fact.id}`;
     const card = make("li", `card ${fact.status}`);
+    card.dataset.id = fact.id;
     const row = make("div", "row");
     const simple = (label, verb) => {
       const what = ["POST", `${path}/${verb}`];
-      row.append(...action(label, fact.statement, what, () => call(...what)));
+      row.append(action(label, fact.statement, what, () => call(...what)));
     };
     if (fact.status === "pending") [["Accept", "accept"], ["Reject", "reject"]].forEach((one) => simple(...one));
     if (fact.status === "active") {
-      row.append(...action("Edit", fact.statement, ["PATCH", path, { statement: fact.statement }], async () => {
+      row.append(action("Edit", fact.statement, ["PATCH", path, { statement: fact.statement }], async () => {
         const statement = await ask("Edit the fact", { label: "Statement", value: fact.statement });
         if (statement) await call("PATCH", path, { statement });
       }));
     }
-    row.append(...action("Forget", fact.statement, ["DELETE", path], async () => {
+    row.append(action("Forget", fact.statement, ["DELETE", path], async () => {
       if ((await ask(`Forget for good: ${fact.statement}?`, { yes: "Forget" })) !== null) await call("DELETE", path);
     }));
     simple("Undo", "undo");
@@ -36,20 +37,21 @@ export function memory(freya) {
   function topicCard(topic) {
     const path = `/v1/topics/${topic.id}`;
     const card = make("li", "card");
+    card.dataset.id = topic.id;
     const row = make("div", "row");
     const rename = async (title) => call("PATCH", path, { title });
-    row.append(...action("Edit", topic.title, ["PATCH", path, { title: topic.title }], async () => {
+    row.append(action("Edit", topic.title, ["PATCH", path, { title: topic.title }], async () => {
       const title = await ask("Rename the topic", { label: "Title", value: topic.title });
       if (!title) return;
       before.set(topic.id, topic.title);
       await rename(title);
     }));
-    row.append(...action("Forget", topic.title, ["DELETE", path], async () => {
+    row.append(action("Forget", topic.title, ["DELETE", path], async () => {
       if ((await ask(`Forget the topic: ${topic.title}?`, { yes: "Forget" })) !== null) await call("DELETE", path);
     }));
     const old = before.get(topic.id);
     if (old) {
-      row.append(...action("Undo", topic.title, ["PATCH", path, { title: old }], async () => {
+      row.append(action("Undo", topic.title, ["PATCH", path, { title: old }], async () => {
         before.delete(topic.id);
         await rename(old);
       }));
@@ -64,6 +66,7 @@ export function memory(freya) {
     const mine = ++asked;
     const read = (path) => attempt(() => freya.request("GET", path));
     const [facts, topics] = await Promise.all([read("/v1/facts?limit=200"), read("/v1/topics?limit=50")]);
+    await undisturbed();
     if (mine !== asked) return;
     const shown = SHOWN.flatMap((status) => (facts ? facts.facts : []).filter((fact) => fact.status === status));
     fill("facts", shown.map(factCard), "Nothing is known yet.");
@@ -82,6 +85,14 @@ export function memory(freya) {
   return refresh;
 }
 
+/** Shows these items. Who works in the list by keyboard stays at the same card, or at the list if that is gone. */
 export function fill(id, items, empty) {
-  at(id).replaceChildren(...(items.length ? items : [make("li", "tag", empty)]));
+  const list = at(id);
+  const held = list.contains(document.activeElement) ? document.activeElement : null;
+  const card = held && held.closest("[data-id]");
+  list.replaceChildren(...(items.length ? items : [make("li", "tag", empty)]));
+  if (!held) return;
+  const same = card && items.find((item) => item.dataset.id === card.dataset.id);
+  const place = same && (same.querySelector(`[data-does="${held.dataset.does}"]`) || same.querySelector("button"));
+  (place || list).focus();
 }

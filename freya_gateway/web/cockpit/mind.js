@@ -34,7 +34,11 @@ export function budget(freya) {
 
 export function why(freya) {
   return async (message) => {
-    if (!message) return;
+    if (!message) {
+      at("why-curl").replaceChildren();
+      fill("why", [], "Shown after the next reply.");
+      return;
+    }
     const path = `/v1/messages/${message}/memory`;
     at("why-curl").replaceChildren(curlButton("Behind the reply", () => ["GET", path]));
     const found = await attempt(() => freya.request("GET", path));
@@ -73,7 +77,6 @@ export function learning(freya) {
 }
 
 export function log(freya) {
-  fill("why", [], "Shown after the next reply.");
   at("log-curl").append(curlButton("The stream", () => ["GET", "/v1/stream"]));
   freya.on("*", (data, name) => {
     const row = make("li");

@@ -39,3 +39,9 @@ export function ask(title, { label = "", value = "", yes = "Save", type = "text"
     dialog.addEventListener("close", () => done(dialog.returnValue === "yes" ? field.value : null), { once: true });
   });
 }
+
+/** When no dialog is open: what stands behind one stays as it is, so that focus finds its way back. */
+export function undisturbed() {
+  if (!at("dialog").open) return Promise.resolve();
+  return new Promise((done) => { at("dialog").addEventListener("close", done, { once: true }); });
+}
