@@ -548,7 +548,7 @@ function connectFreya(options = {}) {
         ]);
         unsure.delete(text);
         story.open(turn);
-        if (leader && !story.ready) story.at = story.at || parseCursor(cursor);
+        if (leader && !story.ready && !story.at) line.open(story.at = parseCursor(cursor)); // or its events may be missed
         prompt(false); // it can be reached
         return { turn, message };
       } catch (error) {

@@ -276,3 +276,17 @@ test("once closed it stays so, whatever is sent", async (t) => {
   assert.deepEqual(asked.filter(({ method }) => method === "GET"), []);
   assert.equal(freya.leads, false);
 });
+
+test("what is said before the stream is open is heard from its beginning", async (t) => {
+  const { freya, asked, names } = client(t, {
+    "GET /v1/stream?after=e.0": [open(ready({ recovered: true, reason: null, head: 4, replay: 4 }) + listening(1)
+      + thinking(2) + token(3, 0, "Yes") + reply(4, "Yes"))],
+    "GET /v1/stream": [(signal) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(new Error("cut"))))],
+    "POST /v1/messages": [() => json(202, { turn: "t", message: "m", cursor: "e.0" })],
+    "GET /v1/turns/t": [() => json(500, {})],
+  });
+  await until(() => asked.length === 1);
+  await freya.send("Hi");
+  await until(() => names().includes("reply"));
+  assert.deepEqual(names(), ["ready", "listening", "thinking", "token", "reply"]);
+});
