@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+import aiohttp
 import asyncpg
 import pytest
 
@@ -25,6 +26,8 @@ from migration.pipeline import Job, Report, Stopped, run
 from migration.rollback import roll_back
 from migration.staging import Held, hold
 from migration.values import decode, encode
+from tests.gateway import running, settings_for
+from tests.model_server import ModelServer
 
 BEGAN = 1_700_000_000
 
@@ -134,6 +137,25 @@ async def test_a_long_conversation_is_one_and_keeps_its_title(bare: Database):
     [again] = await rows(bare, "SELECT * FROM conversations")
     assert again["id"] == conversation["id"]
     assert again["last_message_at"] > conversation["last_message_at"]
+
+
+async def test_what_came_over_is_found_by_the_gateway(bare: Database, database_url: str, model: ModelServer):
+    said = "We bought the green canoe in Skagen."
+    fields: dict[str, Value] = {"role": "assistant", "text": said, "timestamp": Timestamp(BEGAN, 123_456_000)}
+    talk = [*predecessor(40), Document(("messages", "x"), fields)]
+    facts = [Document(("userFacts", "f"), {"type": "pets", "value": "Momo", "timestamp": Timestamp(BEGAN)})]
+    await migrate(bare, Memory([*talk, *facts]))
+    async with running(settings_for(database_url, model.base_url)) as gateway, aiohttp.ClientSession() as session:
+        async with session.get(
+            f"{gateway.url}/v1/memory/search", params={"q": "Where did we buy the canoe?"}
+        ) as answer:
+            [found] = [item for item in (await answer.json())["messages"] if item["text"] == said]
+        async with session.get(f"{gateway.url}/v1/context", params={"text": "Tell me about the canoe"}) as answer:
+            prompt = await answer.text()
+    assert found["role"] == "assistant"
+    assert datetime.fromisoformat(found["said_at"]) == datetime.fromtimestamp(BEGAN, UTC).replace(microsecond=123_456)
+    assert "Pets: Momo" in prompt
+    assert model.requests == []
 
 
 async def test_without_roles_messages_are_rejects_and_come_in_later(bare: Database):
