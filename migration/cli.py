@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -23,7 +24,8 @@ from migration.rollback import roll_back
 from migration.sources import open_source
 from migration.staging import Held
 
-FATAL, USAGE = 1, 2
+FATAL, USAGE, INTERRUPTED = 1, 2, 130
+TELL_SECONDS = 1.0  # between two lines of progress
 T = TypeVar("T")
 commands = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -44,6 +46,7 @@ def run(  # noqa: PLR0913, PLR0917
     skip: Annotated[list[str] | None, typer.Option(help="A top-level collection to leave.")] = None,
     project: Annotated[str | None, typer.Option(help="The project, where a dump does not say it.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Do everything, then undo it.")] = False,
+    report_file: Annotated[Path | None, typer.Option("--report", help="Write the result there, as JSON.")] = None,
 ) -> None:
     """Extract, map, load and verify; the same command again goes on where it was stopped."""
     policy = Policy(owner, infer_roles, zone, local_as_utc)
@@ -54,13 +57,17 @@ def run(  # noqa: PLR0913, PLR0917
         raise _end(str(error), USAGE) from error
     url = _database_url()
     try:
-        job = pipeline.Job(open_source(source, project=project), rules, policy)
+        job = pipeline.Job(open_source(source, project=project), rules, policy, _Progress())
         report = asyncio.run(_run(url, job, dry_run=dry_run))
     except SourceError as error:
         raise _end(f"{error} {error.place} {error.advice}".strip(), FATAL) from error
     except (Held, pipeline.Stopped, NotEmpty, Unavailable) as error:
         raise _end(str(error), FATAL) from error
+    except KeyboardInterrupt as error:
+        raise _end("stopped; the same command goes on from here", INTERRUPTED) from error
     _show(report)
+    if report_file is not None:
+        report_file.write_text(json.dumps(asdict(report) | {"exit_code": report.exit_code}, indent=2), "utf-8")
     raise typer.Exit(report.exit_code)
 
 
@@ -105,6 +112,19 @@ def rollback(origin: Annotated[str, typer.Argument(help="PROJECT/DATABASE, as `s
 
     for kind, count in _looked(rolled_back):
         typer.echo(f"{count} {kind}" + (" stay: they were edited" if kind == "edited" else ""))
+
+
+class _Progress:
+    """A line on the error output, now and then."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._told = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        if time.monotonic() - self._told >= TELL_SECONDS:
+            self._told = time.monotonic()
+            self._console.print(line, style="dim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +196,12 @@ def _show(report: pipeline.Report) -> None:
     console = Console(highlight=False)
     for fault in report.faults:
         console.print(Text(f"{fault.code}: {fault.row}", "bold red"), soft_wrap=True)
+    for loss in report.losses:
+        console.print(Text(f"lost before, in the source: {loss.count} {loss.code} ({loss.detail})", "yellow"))
+    if report.inferred:
+        console.print(
+            f"{report.inferred} messages without a role take turns, marked `role_inferred`: look them through"
+        )
     console.print(f"{report.documents} documents, {report.added} rows added, {len(report.faults)} faults")
 
 

@@ -3,7 +3,7 @@
 What was loaded once is never written again: what the app changed or deleted since stays as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -65,8 +65,9 @@ class NotEmpty(Exception):
 class Loader:
     """Loads what has been mapped."""
 
-    def __init__(self, target: Target, plan: Plan) -> None:
+    def __init__(self, target: Target, plan: Plan, tell: Callable[[str], None]) -> None:
         self._target = target
+        self._tell = tell
         self._plan = plan
         self._origin = plan.origin
 
@@ -93,6 +94,7 @@ class Loader:
             first = last - len(rows) + 1
             mentions.names |= {first + n: names for n, row in enumerate(rows) if (names := self._mapped(row).topics)}
             done = rows[-1]["n"]
+            self._tell(f"loading: {done:,} messages of user {user_id}")
         if done:
             await restoring.move_on(connection, user_id, done_seq=last)
         topics = await load_topics(connection, user_id, owner, self._plan, mentions)

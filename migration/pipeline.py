@@ -1,15 +1,15 @@
 """A whole run: extract -> map -> load -> verify. Each step goes on where a killed run left it."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 from uuid import UUID
 
 from freya_gateway.db.engine import Database
 from freya_gateway.db.query import Connection
 from migration import staging
-from migration.documents import Document, Source
+from migration.documents import Document, Loss, Source
 from migration.load import Loader
 from migration.mapping import MappedFact, MappedMessage, MappedTopic, Mapping, Plan, Policy, Rejected, map_document
 from migration.staging import Target
@@ -32,10 +32,14 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Report:
+    """`inferred`: messages whose role was not stored; `losses`: what the source's format could not hold."""
+
     documents: int
     sums: list[Sum]
     added: int
     faults: list[Fault]
+    inferred: int = 0
+    losses: Sequence[Loss] = ()
 
     @property
     def exit_code(self) -> int:
@@ -51,6 +55,7 @@ class Job:
     source: Source
     mapping: Mapping
     policy: Policy
+    tell: Callable[[str], None] = lambda _: None  # hears of the progress
 
     @property
     def origin(self) -> str:
@@ -94,23 +99,29 @@ async def _run(target: Target, job: Job) -> Report:
     if not complete:
         await _extract(target, job, cursor)
     await _map(target, job)
-    added = await Loader(target, Plan(job.origin, job.mapping, job.policy)).load()
-    return await report(target, job.origin, added=added)
+    added = await Loader(target, Plan(job.origin, job.mapping, job.policy), job.tell).load()
+    job.tell("verifying")
+    found = await report(target, job.origin, added=added)
+    return replace(found, losses=job.source.losses())
 
 
 async def report(target: Target, origin: str, *, added: int = 0) -> Report:
     """How things stand, verified."""
     async with target.transaction() as connection:
         documents = await staging.COUNT.value(connection, origin=origin)
+        inferred = await staging.INFERRED.value(connection, origin=origin)
         sums = [Sum(*row.values()) for row in await staging.SUMS.all(connection, origin=origin)]
-        return Report(documents, sums, added, await verify(connection, origin))
+        return Report(documents, sums, added, await verify(connection, origin), inferred)
 
 
 async def _extract(target: Target, job: Job, cursor: str | None) -> None:
+    expected = await job.source.expected()
+    read = 0
     async for page in job.source.pages(cursor):
         async with target.transaction() as connection:
             await staging.add(connection, job.origin, page)
-    expected = await job.source.expected()
+        read += len(page.documents)
+        job.tell(f"reading: {read:,} documents" + (f" of {expected:,}" if expected and not cursor else ""))
     async with target.transaction() as connection:
         found = await staging.COUNT.value(connection, origin=job.origin)
         if expected is not None and found < expected:
@@ -122,11 +133,13 @@ async def _map(target: Target, job: Job) -> None:
     """Decides anew on every document, in one transaction. Raises Stopped at an unknown collection."""
     async with target.transaction() as connection:
         await staging.FORGET.execute(connection, origin=job.origin)
-        after = UUID(int=0)
+        after, mapped = UUID(int=0), 0
         while documents := await staging.batch(connection, job.origin, after=after):
             rows = [_decided(job, identity, document) for identity, document in documents]
             await staging.decide(connection, job.origin, rows)
             after = documents[-1][0]
+            mapped += len(documents)
+            job.tell(f"mapping: {mapped:,} documents")
 
 
 def _decided(job: Job, identity: UUID, document: Document) -> tuple[Any, ...]:

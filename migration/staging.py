@@ -73,6 +73,9 @@ COUNT = Query("SELECT count(*) FROM freya_migration.documents WHERE origin = :or
 LOADED = Query("""
 SELECT kind, count(*) AS n FROM freya_migration.loaded WHERE origin = :origin GROUP BY kind ORDER BY kind
 """)
+INFERRED = Query("""
+SELECT count(*) FROM freya_migration.outcomes WHERE origin = :origin AND kind = 'message' AND role IS NULL
+""")
 IS_PREPARED = Query("SELECT to_regclass('freya_migration.loaded') IS NOT NULL")
 RUNS = Query("SELECT origin, complete FROM freya_migration.runs ORDER BY origin")
 REJECTS = Query("""

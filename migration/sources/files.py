@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from migration.documents import Document, Loss, Page, SourceError, Value
 
@@ -22,6 +23,8 @@ LONE_SURROGATE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL
 )
 LONGEST_ESCAPES = 12
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,8 @@ class FileSource:
         self._losses = Losses()
         position = _position(after)
         with closing(_reading(self._read, self._losses)) as documents:
-            await asyncio.to_thread(_skip, documents, position)
-            while batch := await asyncio.to_thread(_batch, documents):
+            await _in_thread(_skip, documents, position)
+            while batch := await _in_thread(_batch, documents):
                 position += len(batch)
                 yield Page(batch, str(position))
 
@@ -93,6 +96,16 @@ class FileSource:
 
     async def aclose(self) -> None:
         """Nothing stays open between pages."""
+
+
+async def _in_thread(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Waits for the thread's end also where the caller is cancelled: what it works on is closed then."""
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *arguments, **named))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait({thread})
+        raise
 
 
 def _reading(read: Callable[[Losses], Iterator[Document]], losses: Losses) -> Generator[Document]:

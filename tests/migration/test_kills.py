@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,10 @@ def dump(path: Path) -> Path:
     return path
 
 
-async def command(url: str, file: Path, *, seconds: float | None = None) -> int:
+async def command(url: str, file: Path, *, seconds: float | None = None, report: Path | None = None) -> int:
     """The exit code; -9 where it was killed after `seconds`."""
     words = ("run", str(file), "--project", "p", "--owner", "owner", "--infer-roles")
+    words += ("--report", str(report)) if report else ()
     surroundings = os.environ | {"DATABASE_URL": url}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "migration", *words, env=surroundings, stdout=asyncio.subprocess.DEVNULL
@@ -81,3 +83,32 @@ async def test_killed_runs_end_in_the_same_rows(database_url: str, clean: None, 
 @pytest.mark.chaos
 async def test_runs_killed_twenty_times_end_in_the_same_rows(database_url: str, clean: None, tmp_path: Path):
     await resume(database_url, dump(tmp_path / "dump.json"), kills=20)
+
+
+async def test_an_interrupted_run_says_so_and_goes_on(database_url: str, clean: None, tmp_path: Path):
+    await wiped(database_url)
+    file, report = dump(tmp_path / "dump.json"), tmp_path / "report.json"
+    words = ("run", str(file), "--project", "p", "--owner", "owner", "--infer-roles", "--report", str(report))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "migration",
+        *words,
+        env=os.environ | {"DATABASE_URL": database_url},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    connection = await asyncpg.connect(database_url)
+    async with asyncio.timeout(60):
+        while not await connection.fetchval("SELECT to_regclass('freya_migration.documents') IS NOT NULL"):
+            await asyncio.sleep(0.005)
+    await connection.close()
+    process.send_signal(signal.SIGINT)
+    _, said = await process.communicate()
+    assert (process.returncode, b"the same command goes on" in said) == (130, True), said
+    assert not report.exists()
+    assert await command(database_url, file) == 0
+    assert len(await found(database_url)) == COUNT
+    assert await command(database_url, file, report=report) == 0
+    told = json.loads(report.read_text())
+    assert (told["exit_code"], told["documents"], told["added"], told["inferred"]) == (0, COUNT, 0, COUNT)
