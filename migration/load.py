@@ -29,7 +29,7 @@ SELECT DISTINCT owner FROM freya_migration.outcomes WHERE origin = :origin AND o
 IS_USER = Query("SELECT EXISTS (SELECT 1 FROM users WHERE subject = :owner)")
 HISTORY = Query("SELECT EXISTS (SELECT 1 FROM messages WHERE user_id = :user_id)")
 OURS = Query("""
-SELECT EXISTS (SELECT 1 FROM freya_migration.loaded WHERE origin = :origin AND user_id = :user_id)
+SELECT EXISTS (SELECT 1 FROM freya_migration.loaded WHERE origin = :origin AND user_id = :user_id AND kind = 'message')
 """)
 # A silence of six hours parts what names no conversation; `place` is the message's place in its conversation.
 ORDER = Query("""

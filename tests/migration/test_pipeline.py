@@ -20,7 +20,7 @@ from freya_gateway.db.imports import ImportedConversation, ImportedMessage, inse
 from freya_gateway.memory.facts import Edit, FactService
 from freya_gateway.memory.indexing import index_batch
 from migration.documents import Document, GeoPoint, Loss, Page, Reference, Timestamp, Unresolved, Value, Vector
-from migration.load import PIECE
+from migration.load import PIECE, NotEmpty
 from migration.mapping import Policy, load_mapping
 from migration.pipeline import Job, Report, Stopped, run
 from migration.rollback import roll_back
@@ -273,6 +273,17 @@ async def test_facts_become_freyas_and_the_newer_of_two_holds(bare: Database):
         )
         == found
     )
+
+
+async def test_a_history_is_not_put_after_words_that_were_said_in_freya(bare: Database):
+    await migrate(bare, Memory(KNOWN))
+    async with bare.transaction() as connection:
+        user: UUID = await connection.fetchval("SELECT id FROM users")
+        own = ImportedMessage(uuid4(), "user", "I came before the history", 6, datetime.now(UTC), {})
+        await insert_history(connection, user, [ImportedConversation(uuid4(), None, [own], {})])
+    with pytest.raises(NotEmpty):
+        await migrate(bare, Memory([*predecessor(), *KNOWN], fingerprint="2"))
+    assert [row["text"] for row in await rows(bare)] == ["I came before the history"]
 
 
 async def test_a_fact_that_was_altered_or_lost_is_named(bare: Database):
