@@ -166,9 +166,10 @@ def _mapped(
     mapping: Mapping, collection: Collection, document: Document, *, names: dict[str, str], policy: Policy
 ) -> Outcome:
     fields = document.fields
+    if any(fields.get(name) not in (None, "") for name in collection.unless):
+        return Rejected("holds_more")
     if collection.kind == "skip":
-        unknown = any(name in fields for name in collection.unless)
-        return Rejected("holds_more") if unknown else Skipped(collection.rule)
+        return Skipped(collection.rule)
     owner = _name(_first(fields, collection.owner)) or names.get("user") or policy.owner
     if owner is None:
         return Rejected("no_owner")
@@ -233,7 +234,7 @@ def _listed(value: Value) -> str | None:
 
 
 def _first(fields: dict[str, Value], names: tuple[str, ...]) -> Value:
-    return next((fields[name] for name in names if fields.get(name) is not None), None)
+    return next((fields[name] for name in names if fields.get(name) not in (None, "")), None)
 
 
 def _name(value: Value) -> str | None:
@@ -265,13 +266,13 @@ def moment_of(value: Value, policy: Policy) -> datetime | None:
     zone = ZoneInfo(policy.zone) if policy.zone else UTC
     try:
         found = _moment(value)
+        if found is None:
+            return None
+        if found.tzinfo is None or (policy.local_as_utc and not isinstance(value, str)):
+            found = found.replace(tzinfo=zone)
+        return found.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    if found is None:
-        return None
-    if found.tzinfo is None or (policy.local_as_utc and not isinstance(value, str)):
-        found = found.replace(tzinfo=zone)
-    return found.astimezone(UTC)
 
 
 def _moment(value: Value) -> datetime | None:

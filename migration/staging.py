@@ -37,6 +37,10 @@ ON CONFLICT (origin) DO UPDATE SET fingerprint = excluded.fingerprint,
     complete = r.complete AND r.fingerprint = excluded.fingerprint
 RETURNING cursor, complete
 """)
+OUTDATED = Query("""
+DELETE FROM freya_migration.documents d USING freya_migration.runs r
+WHERE d.origin = :origin AND r.origin = d.origin AND r.fingerprint <> :fingerprint
+""")
 ADD = Query("""
 INSERT INTO freya_migration.documents (origin, id, path, body)
 SELECT :origin, d.* FROM unnest(cast(:ids AS uuid[]), cast(:paths AS bytea[]), cast(:bodies AS bytea[])) d
@@ -124,7 +128,9 @@ async def hold(connection: Connection) -> None:
 
 
 async def begin(connection: Connection, source: Source) -> tuple[str | None, bool]:
-    """Cursor to read on from, and whether all has been read; both start anew when the source's data changed."""
+    """Cursor to read on from, and whether all has been read. Where the source's data changed, all is read anew:
+    what was staged before goes, so that it is not taken for what is there now."""
+    await OUTDATED.execute(connection, origin=origin_of(source), fingerprint=source.fingerprint)
     row = await BEGIN.one(connection, origin=origin_of(source), fingerprint=source.fingerprint)
     return row["cursor"], row["complete"]
 

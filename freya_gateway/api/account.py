@@ -13,7 +13,7 @@ from freya_gateway.api.dependencies import CurrentUser, GatewayState
 from freya_gateway.api.errors import problem_responses
 from freya_gateway.api.schemas import ExactJson
 from freya_gateway.db import account as store
-from freya_gateway.db import facts, memory_work
+from freya_gateway.db import facts, grouping, memory_work
 from freya_gateway.db.account import Account
 from freya_gateway.errors import Invalid
 
@@ -72,6 +72,7 @@ async def change_account(body: AccountBody, gateway: GatewayState, caller: Curre
         await store.change(connection, caller.user_id, account)
         if before.memory_paused and not account.memory_paused:
             await memory_work.skip(connection, caller.user_id, "facts")
+            await grouping.skip(connection, caller.user_id)
     return _answer(account)
 
 

@@ -85,10 +85,12 @@ WITH loose AS (
 DELETE FROM facts WHERE user_id = :user_id AND id = ANY(cast(:fact_ids AS uuid[]))
 """)
 
-# What stands on these messages alone.
+# What was learned from these messages alone; what the user wrote, or an import brought, was only confirmed by them.
 SOLELY_FROM = Query("""
-SELECT fact_id FROM fact_sources WHERE user_id = :user_id GROUP BY fact_id
-HAVING bool_and(message_id = ANY(cast(:message_ids AS uuid[])))
+SELECT s.fact_id FROM fact_sources s WHERE s.user_id = :user_id AND NOT EXISTS (
+    SELECT 1 FROM fact_events e
+    WHERE e.user_id = s.user_id AND e.fact_id = s.fact_id AND e.action = 'add' AND e.actor IN ('user', 'system'))
+GROUP BY s.fact_id HAVING bool_and(s.message_id = ANY(cast(:message_ids AS uuid[])))
 """)
 
 LEXEMES = Query("""
@@ -206,7 +208,7 @@ async def delete(connection: Connection, user_id: UUID, fact_ids: Sequence[UUID]
 
 
 async def solely_from(connection: Connection, user_id: UUID, message_ids: Sequence[UUID]) -> list[UUID]:
-    """The facts that stand on nothing but these messages."""
+    """The facts that were learned from nothing but these messages."""
     rows = await SOLELY_FROM.all(connection, user_id=user_id, message_ids=message_ids)
     return [row["fact_id"] for row in rows]
 

@@ -77,6 +77,8 @@ UPDATE conversations SET grouped = 'done'
 WHERE user_id = :user_id AND id = :conversation_id AND grouped = 'makeshift'
 """)
 
+SKIP = Query("UPDATE conversations SET grouped = 'done' WHERE user_id = :user_id AND grouped <> 'done'")
+
 
 @dataclass(frozen=True, slots=True)
 class Ungrouped:
@@ -194,3 +196,8 @@ async def mark(connection: Connection, user_id: UUID, conversation_id: UUID, *, 
 async def settle(connection: Connection, user_id: UUID, conversation_id: UUID) -> None:
     """Leaves the conversation at its makeshift topic, unless it has changed since it got that."""
     await SETTLE.execute(connection, user_id=user_id, conversation_id=conversation_id)
+
+
+async def skip(connection: Connection, user_id: UUID) -> None:
+    """Passes over the conversations that have no topics yet, the present one included."""
+    await SKIP.execute(connection, user_id=user_id)

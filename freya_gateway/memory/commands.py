@@ -26,7 +26,8 @@ from freya_gateway.memory.phrases import Command, commands, has_command, stated
 from freya_gateway.memory.vocabulary import SINGLE_VALUED, USER, is_sensitive
 
 SHARE_MEANT: Final = 2 / 3  # of a longer description's words that a fact must have to be the one that is meant
-UNTOLD: Final = frozenset({"user", "fact", "thing", "call", "name"})  # lexemes that tell no fact from another
+NAMING: Final = frozenset({"call", "name"})
+UNTOLD: Final = NAMING | {"user", "fact", "thing"}  # lexemes that tell no fact from another
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,19 @@ class Commands:
         logger.info("commands obeyed", user=str(user_id), message=str(message_id), facts=len(changed))
 
 
-def decided_by_code(text: str) -> tuple[str, ...]:
+def decided_by_code(text: str, *, said_at: datetime, zone: ZoneInfo) -> tuple[str, ...]:
     """The sentences of an obeyed message that need no model any more."""
-    return tuple(c.sentence for c in commands(text) if c.verb != "correct" or stated(c.rest).value is not None)
+    return tuple(c.sentence for c in commands(text) if _is_decided(c, said_at=said_at, zone=zone))
+
+
+def _is_decided(command: Command, *, said_at: datetime, zone: ZoneInfo) -> bool:
+    if command.verb == "forget":
+        return True
+    try:
+        sentence(command.rest, said_at=said_at, zone=zone)
+    except Rejected:
+        return False
+    return command.verb != "correct" or stated(command.rest).value is not None
 
 
 async def _obeyed(command: Command, said: Said, *, ledger: Ledger, connection: Connection, profile: Profile) -> bool:
@@ -109,9 +120,10 @@ def _stated(command: Command, said: Said, *, ledger: Ledger, zone: ZoneInfo) -> 
     same = ledger.same(draft)
     if same is not None:
         again = ledger.confirm(same, support)
-        status = "active"
-        if (again.status, again.explicit) != (status, True):
-            ledger.change("accept", again, replace(again, status=status, explicit=True))
+        if again.status != "active":
+            _make_room(ledger, again, at=said.now)
+        if (again.status, again.explicit) != ("active", True):
+            ledger.change("accept", again, replace(again, status="active", explicit=True))
         return True
     rivals = held if command.verb == "correct" or what.slot in SINGLE_VALUED else []
     for rival in rivals:
@@ -120,11 +132,29 @@ def _stated(command: Command, said: Said, *, ledger: Ledger, zone: ZoneInfo) -> 
     return True
 
 
+def _make_room(ledger: Ledger, fact: Fact, *, at: datetime) -> None:
+    """Ends what cannot hold beside a fact that waited."""
+    held = ledger.in_slot(fact.subject, fact.slot) if fact.single_valued else []
+    replaced = ledger.facts.get(fact.supersedes) if fact.supersedes else None
+    for rival in {rival.id: rival for rival in (*held, replaced) if rival and rival.status == "active"}.values():
+        ledger.close("supersede", rival, status="superseded", at=at)
+
+
 async def _meant(connection: Connection, description: str, facts: Iterable[Fact]) -> list[Fact]:
     """The facts that have the words of the description: all of them, or most if it is a long one."""
     candidates = list(facts)
     texts = [fold(f"{f.statement} {f.subject} {f.slot.replace('_', ' ')} {f.value or ''}") for f in candidates]
     wanted, *found = await store.lexemes(connection, [fold(description), *texts])
+    if "name" in wanted:  # how somebody is called, not all that is known of them
+        naming = [(f, words) for f, words in zip(candidates, found, strict=True) if _is_name(f, wanted, words)]
+        candidates, found = [f for f, _ in naming], [words for _, words in naming]
     wanted = (wanted - UNTOLD) or wanted
     enough = len(wanted) if len(wanted) < 3 else len(wanted) * SHARE_MEANT
     return [f for f, lexemes in zip(candidates, found, strict=True) if wanted and len(wanted & lexemes) >= enough]
+
+
+def _is_name(fact: Fact, wanted: frozenset[str], words: frozenset[str]) -> bool:
+    """Whether the fact says how somebody is called; without another word, the user."""
+    if not wanted - UNTOLD:
+        return fact.subject == USER and fact.slot == "name"
+    return not NAMING.isdisjoint(words)

@@ -27,6 +27,7 @@ from freya_gateway.memory.vocabulary import SINGLE_VALUED, canonical_slot, canon
 from freya_gateway.memory.wording import same_value
 
 PLAN_LIFE: Final = timedelta(days=30)  # of a plan without a date
+SIGHTINGS: Final = 2  # of a preference that was not stated outright, before it holds
 AFTER_PLAN: Final = timedelta(days=2)  # of a plan after its date, so that Freya can ask how it went
 
 
@@ -133,7 +134,7 @@ def _contest(draft: Draft, rival: Fact, support: Support, ledger: Ledger) -> Non
     """The newer word holds, unless the older one is the user's own edit, or the newer one needs the user's consent."""
     if support.said_at < rival.said_at:
         _store_as_past(draft, rival, support, ledger)
-    elif rival.locked or draft.sensitive:
+    elif rival.locked or _has_to_wait(draft, support):
         ledger.change("contradict", rival, replace(rival, contradictions=rival.contradictions + 1))
         ledger.add(draft, support, status="pending", supersedes=rival.id)
     else:
@@ -159,8 +160,14 @@ def _has_to_wait(draft: Draft, support: Support) -> bool:
 def _confirm(fact: Fact, support: Support, ledger: Ledger) -> None:
     """Said again. A preference that waited for it holds from now on; what waits for the user goes on waiting."""
     again = ledger.confirm(fact, support)
-    waited = fact.status == "pending" and not fact.sensitive and fact.supersedes is None
-    if again is not fact and waited and again.confirmations > 1:
+    if again is fact or again.confirmations < SIGHTINGS or fact.status != "pending" or fact.sensitive:
+        return
+    rival = ledger.facts.get(fact.supersedes) if fact.supersedes else None
+    if rival is not None and rival.status == "active":
+        if rival.locked:
+            return
+        ledger.close("supersede", rival, status="superseded", at=support.said_at)
+    if ledger.has_room(again):
         ledger.change("accept", again, replace(again, status="active"))
 
 

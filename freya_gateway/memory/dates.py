@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
+LAST_YEAR = 2999  # what lies beyond it is no date but a way to say "without end"
 UNITS = r"days?|weeks?|months?|years?"
 COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
           "nine": 9, "ten": 10, "a couple of": 2}  # fmt: skip
@@ -42,6 +43,8 @@ def parse_date(text: str | None, *, zone: ZoneInfo) -> datetime | None:
         return None
     try:
         day = date(int(match[1]), int(match[2] or 1), int(match[3] or 1))
+        if day.year > LAST_YEAR:
+            return None
         return datetime.combine(day, time(), zone).astimezone(UTC)
     except (ValueError, OverflowError):
         return None

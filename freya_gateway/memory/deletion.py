@@ -1,9 +1,8 @@
 """Deleting for good: a message with all that stands on it, or everything. What is deleted leaves no words behind.
 
-Memory work that has read what goes writes nothing of it: it looks again, under the same locks, which are taken in the
-same order: the user's row (facts), the memory's work, conversations (topics), the index, the stream. Who deletes
-everything holds the work's rows, so no work is under way, and the stream may come before conversations: sending takes
-those two in that order. See docs/decisions/deleting.md
+Memory work that has read what goes writes nothing of it: it looks again, under the same locks. They are taken in one
+order: the user's row (facts), the memory's work, the stream, conversations, the index. Sending takes the stream before
+the conversation, too; topics take it after, but only while they hold their work's row. See docs/decisions/deleting.md
 """
 
 from collections.abc import Sequence
@@ -17,13 +16,12 @@ from freya_gateway.db import deletion as store
 from freya_gateway.db import events, facts, indexing, memory_work, topics, turns
 from freya_gateway.db.deletion import Doomed
 from freya_gateway.db.engine import Database
-from freya_gateway.db.facts import Fact
+from freya_gateway.db.facts import Fact, Profile
 from freya_gateway.db.query import Connection
 from freya_gateway.db.users import new_epoch
 from freya_gateway.errors import Conflict, NotFound
 from freya_gateway.memory.announce import announce
 from freya_gateway.memory.ledger import Ledger, open_ledger, write
-from freya_gateway.memory.wording import statement_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class Deletion:
         """Deletes a message, and the reply to it if that is asked. Raises NotFound, or Conflict while its turn is
         not done."""
         async with self._database.transaction() as connection:
-            profile = await facts.lock(connection, user_id)
+            profile = await _lock(connection, user_id)
             doomed = await _doomed(connection, user_id, message_id, with_reply=with_reply)
             ledger = await open_ledger(connection, user_id, profile, now=self._now(), history_too=True)
             gone = await facts.solely_from(connection, user_id, [message.id for message in doomed])
@@ -61,15 +59,21 @@ class Deletion:
         """Deletes all that was said and learned; how much of each kind. The account's settings stay. Raises Conflict
         while a turn waits or runs."""
         async with self._database.transaction() as connection:
-            await facts.lock(connection, user_id)
-            await memory_work.lock(connection, user_id)
-            await turns.lock(connection, user_id)
+            await _lock(connection, user_id)
             if await store.open_turn(connection, user_id) is not None:
                 raise Conflict("turn_open", "A turn of yours has not ended; stop it first, or wait for its reply.")
             counts = await store.delete_everything(connection, user_id)
             await events.restart(connection, user_id, epoch=new_epoch())
         logger.info("everything deleted", user=str(user_id), **counts)
         return counts
+
+
+async def _lock(connection: Connection, user_id: UUID) -> Profile:
+    """Keeps the facts, the memory's work and the stream as they are, until the commit."""
+    profile = await facts.lock(connection, user_id)
+    await memory_work.lock(connection, user_id)
+    await turns.lock(connection, user_id)
+    return profile
 
 
 async def _doomed(connection: Connection, user_id: UUID, message_id: UUID, *, with_reply: bool) -> list[Doomed]:
@@ -92,7 +96,7 @@ async def _forget(connection: Connection, user_id: UUID, gone: Sequence[UUID], l
         ledger.facts.pop(fact_id, None)
     await facts.delete(connection, user_id, gone)
     for fact in list(ledger.facts.values()):
-        if fact.id in ended and fact.status == "superseded" and _has_room(fact, ledger):
+        if fact.id in ended and fact.status == "superseded" and ledger.has_room(fact):
             ledger.change("undo", fact, _reopened(fact, gone))
     return [*gone, *await write(connection, user_id, ledger, actor="system")]
 
@@ -102,21 +106,12 @@ def _reopened(fact: Fact, gone: Sequence[UUID]) -> Fact:
     return replace(fact, status="active", valid_to=None, supersedes=supersedes)
 
 
-def _has_room(fact: Fact, ledger: Ledger) -> bool:
-    """Whether no active fact has its place, or says the same."""
-    if fact.single_valued and ledger.in_slot(fact.subject, fact.slot):
-        return False
-    words = statement_hash(fact.statement)
-    return all(statement_hash(other.statement) != words for other in ledger.current("active"))
-
-
 async def _erase(connection: Connection, user_id: UUID, doomed: Sequence[Doomed]) -> list[UUID]:
     """Deletes the messages' rows, what the search knows of them, and their words in the log; the topics concerned."""
     stale = [topic for message in doomed for topic in await topics.mark_stale(connection, user_id, message.seq)]
     for message in doomed:
         await indexing.unindex(connection, user_id, message.seq)
         await store.delete(connection, user_id, message)
-    await turns.lock(connection, user_id)
     for turn_id in {message.turn_id for message in doomed if message.turn_id}:
         await events.cut(connection, user_id, turn_id)
     return list(dict.fromkeys(stale))

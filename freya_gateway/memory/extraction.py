@@ -87,7 +87,7 @@ def prompt(messages: Sequence[SaidMessage], facts: Sequence[Fact], *, zone: Zone
             "seq": message.seq,
             "role": "user" if message.role == "user" else "freya",
             "at": message.said_at.astimezone(zone).strftime("%A %Y-%m-%d %H:%M"),
-            "text": mask(message.text[:LONGEST_MESSAGE]),
+            "text": mask(message.text)[:LONGEST_MESSAGE],
         }
         for message in messages
     ]

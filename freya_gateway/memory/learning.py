@@ -59,7 +59,7 @@ class FactsWork:
             messages = await unlearned.beyond(connection, user_id, after=after, limit=WINDOW)
         if not messages:
             return after
-        said = [] if profile.memory_paused else await self._said(user_id, messages)
+        said = [] if profile.memory_paused else await self._said(user_id, messages, zone=ZoneInfo(profile.time_zone))
         shown: list[Fact] = []
         proposed = Extraction()
         if any(message.trusted and message.text.strip() for message in said):
@@ -79,7 +79,7 @@ class FactsWork:
                 await _write(connection, user_id, ledger, rejected=rejected)
         return until
 
-    async def _said(self, user_id: UUID, messages: Sequence[Unlearned]) -> list[SaidMessage]:
+    async def _said(self, user_id: UUID, messages: Sequence[Unlearned], *, zone: ZoneInfo) -> list[SaidMessage]:
         """The messages as they are learned from, after the commands in them that nobody has carried out yet."""
         commanding = [m for m in messages if m.trusted and self._commands.matches(m.text)]
         for message in commanding:
@@ -94,7 +94,7 @@ class FactsWork:
                 text=m.text,
                 said_at=m.said_at,
                 trusted=m.trusted,
-                obeyed=decided_by_code(m.text) if m.id in obeyed else (),
+                obeyed=decided_by_code(m.text, said_at=m.said_at, zone=zone) if m.id in obeyed else (),
             )
             for m in messages
         ]

@@ -87,6 +87,14 @@ class Ledger:
         """Active facts of that subject and slot."""
         return [fact for fact in self.current("active") if (fact.subject, fact.slot) == (subject, slot)]
 
+    def has_room(self, fact: Fact) -> bool:
+        """Whether no other active fact has its place, or says the same."""
+        others = [other for other in self.current("active") if other.id != fact.id]
+        place, words = (fact.subject, fact.slot), statement_hash(fact.statement)
+        if fact.single_valued and any((other.subject, other.slot) == place for other in others):
+            return False
+        return all(statement_hash(other.statement) != words for other in others)
+
     def same(self, draft: Draft) -> Fact | None:
         """A current fact that says the same; one that holds before one that waits."""
         words, value = statement_hash(draft.statement), draft.value and same_value(draft.value)
