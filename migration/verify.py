@@ -1,10 +1,11 @@
 """Proof that what was staged is what can be read back: every message, fact and topic, and the sum of all outcomes."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from uuid import UUID
 
 from freya_gateway.db.messages import exact_text
-from freya_gateway.db.query import Connection, Query
+from freya_gateway.db.query import Connection, Query, Row
 from migration import facts
 from migration.load import checksum
 
@@ -17,7 +18,7 @@ WHERE l.origin = :origin AND l.kind = 'message' AND l.id > :after ORDER BY l.id 
 # What the app has done to a fact since is in its history: then it may say something else.
 FACTS = Query("""
 SELECT l.id, l.user_id, l.checksum, f.statement, EXISTS (
-    SELECT 1 FROM fact_events e WHERE e.user_id = l.user_id AND e.fact_id = l.id AND e.action <> 'add'
+    SELECT 1 FROM fact_events e WHERE e.user_id = l.user_id AND e.fact_id = l.id AND e.actor <> 'system'
 ) AS changed
 FROM freya_migration.loaded l LEFT JOIN facts f ON f.user_id = l.user_id AND f.id = l.id
 WHERE l.origin = :origin AND l.kind = 'fact' AND l.id > :after ORDER BY l.id LIMIT :piece
@@ -53,29 +54,25 @@ async def verify(connection: Connection, origin: str) -> list[Fault]:
     undecided = await UNDECIDED.value(connection, origin=origin)
     if undecided:
         faults.append(Fault("not_accounted_for", f"{undecided} documents"))
-    after = UUID(int=0)
-    while rows := await LOADED.all(connection, origin=origin, after=after, piece=PIECE):
-        for row in rows:
-            name = f"messages {row['id']} of user {row['user_id']}"
-            if row["role"] is None:
-                faults.append(Fault("missing", name))
-            elif checksum(row["role"], exact_text(row), row["said_at"]) != row["checksum"]:
-                faults.append(Fault("altered", name))
-        after = rows[-1]["id"]
+    async for row in _each(connection, LOADED, origin):
+        name = f"messages {row['id']} of user {row['user_id']}"
+        if row["role"] is None:
+            faults.append(Fault("missing", name))
+        elif checksum(row["role"], exact_text(row), row["said_at"]) != row["checksum"]:
+            faults.append(Fault("altered", name))
+    async for row in _each(connection, FACTS, origin):
+        name = f"facts {row['id']} of user {row['user_id']}"
+        if row["statement"] is None:
+            faults.append(Fault("missing", name))
+        elif not row["changed"] and facts.checksum(row["statement"]) != row["checksum"]:
+            faults.append(Fault("altered", name))
     lost = await TOPICS.all(connection, origin=origin)
-    faults += [Fault("missing", f"topics {row['id']} of user {row['user_id']}") for row in lost]
-    return [*faults, *await _verify_facts(connection, origin)]
+    return [*faults, *(Fault("missing", f"topics {row['id']} of user {row['user_id']}") for row in lost)]
 
 
-async def _verify_facts(connection: Connection, origin: str) -> list[Fault]:
-    faults: list[Fault] = []
+async def _each(connection: Connection, query: Query, origin: str) -> AsyncIterator[Row]:
     after = UUID(int=0)
-    while rows := await FACTS.all(connection, origin=origin, after=after, piece=PIECE):
+    while rows := await query.all(connection, origin=origin, after=after, piece=PIECE):
         for row in rows:
-            name = f"facts {row['id']} of user {row['user_id']}"
-            if row["statement"] is None:
-                faults.append(Fault("missing", name))
-            elif not row["changed"] and facts.checksum(row["statement"]) != row["checksum"]:
-                faults.append(Fault("altered", name))
+            yield row
         after = rows[-1]["id"]
-    return faults

@@ -17,11 +17,8 @@ from freya_gateway.db.query import Connection, Query
 MOST_TERMS = 32  # lexemes of a query that are looked at, the rarest first
 LOOKED_UP = range(3, 41)  # characters of a lexeme that similar ones are looked up for
 MOST_UNKNOWN = 8  # lexemes that the user never said, for which similar ones are looked up
-MOST_SIMILAR, ALIKE, TYPO_WEIGHT = (
-    4,
-    0.35,
-    0.7,
-)  # known lexemes for an unknown one, their least similarity, their weight
+MOST_SIMILAR = 4  # known lexemes for an unknown one
+ALIKE, TYPO_WEIGHT = 0.35, 0.7  # their least similarity, their weight
 FREQUENT = 0.2  # share of the messages above which a lexeme brings no candidates
 MANY = 12_000  # messages of a user from which on a plan that fits all would be too slow
 MOST_CANDIDATES = 300  # messages that are looked at

@@ -35,7 +35,7 @@ class IndexWork:
                 until = await index_batch(connection, claim.user_id, after=done)
                 if not await memory_work.complete(connection, claim, done_seq=until, now=self._now()):
                     raise LostClaim("index")
-            if until == done:
+            if until - done < BATCH:  # so there were fewer messages, and no more are left
                 return
             done = until
 

@@ -54,6 +54,18 @@ async def test_settings_are_kept_and_what_is_not_named_stays(guarded: Running) -
     assert (await call(guarded, "GET", "/v1/account", headers=BOB))["time_zone"] == "UTC"
 
 
+async def test_what_is_said_while_memory_is_paused_gets_no_topic_later(
+    guarded: Running, model: ModelServer, sql: asyncpg.Connection
+) -> None:
+    await call(guarded, "PATCH", "/v1/account", body={"memory_paused": True})
+    await say(guarded, model, "Between you and me", "Of course.")
+    await sql.execute("UPDATE conversations SET last_message_at = now() - interval '1 day'")
+    await call(guarded, "PATCH", "/v1/account", body={"memory_paused": False})
+    assert await sql.fetchval("SELECT grouped FROM conversations") == "done"
+    await say(guarded, model, "Something for ever", "Good.")
+    assert await sql.fetchval("SELECT count(*) FROM conversations WHERE grouped = 'open'") == 1
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [

@@ -376,3 +376,19 @@ async def test_sends_and_deletions_at_once_leave_a_whole_history(
     assert await sql.fetchval("SELECT coalesce(max(seq), 0) FROM messages") == await sql.fetchval(
         "SELECT last_message FROM streams WHERE user_id = $1", user
     )
+
+
+async def test_deleting_and_sending_do_not_wait_for_each_other(
+    core: Core, model: ModelServer, deletion: Deletion, sql: asyncpg.Connection
+) -> None:
+    user = await core.user()
+    sent = await said(core, model, user, "The first message")
+    deleting: asyncio.Task[object] | None = None
+    async with sql.transaction():  # takes what a send takes, in its order
+        await sql.execute("SELECT FROM streams WHERE user_id = $1 FOR UPDATE", user)
+        deleting = asyncio.create_task(deletion.message(user, sent.message_id, with_reply=False))
+        async with asyncio.timeout(10):
+            while not await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.01)
+        await sql.execute("UPDATE conversations SET last_message_at = now() WHERE user_id = $1", user)
+    await deleting

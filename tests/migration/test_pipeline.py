@@ -228,6 +228,33 @@ async def test_commands_tell_how_things_stand(bare: Database, database_url: str)
     assert (code, "altered" in said, str(identity) in said) == (4, True, True)
 
 
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"user": "Hello", "ai": "Hi", "timestamp": Timestamp(BEGAN)}, "holds_more"),
+        ({"text": "Hello", "response": "Hi", "timestamp": Timestamp(BEGAN)}, "holds_more"),
+        ({"text": "Hello", "ai": "", "timestamp": Timestamp(BEGAN)}, ""),
+        ({"content": "", "text": "Hello", "timestamp": Timestamp(BEGAN)}, ""),
+        ({"text": "Hello", "timestamp": "0001-01-01T00:00:00+05:00"}, "no_time"),
+        ({"text": "Hello", "timestamp": 2**63 - 1}, "no_time"),
+        ({"text": "Hello", "timestamp": float("nan")}, "no_time"),
+    ],
+)
+async def test_a_message_is_taken_whole_or_not_at_all(bare: Database, fields: dict[str, Value], code: str):
+    report = await migrate(bare, Memory([Document(("messages", "m"), fields)]))
+    assert [(item.code, item.count) for item in report.sums] == [(code, 1)]
+    assert [row["text"] for row in await rows(bare)] == ([] if code else ["Hello"])
+
+
+async def test_a_second_reading_is_not_completed_by_the_first(bare: Database):
+    await migrate(bare, Memory(predecessor(9)))
+    with pytest.raises(ConnectionError):
+        await migrate(bare, Memory(predecessor(9), breaks_after=1, fingerprint="2"))
+    assert len(await rows(bare, "SELECT * FROM freya_migration.documents")) == 3
+    fewer = await migrate(bare, Memory(predecessor(9)[:6], fingerprint="3"))
+    assert (fewer.documents, fewer.added, fewer.faults) == (6, 0, [])
+
+
 def fact(name: str, day: int, **fields: Value) -> Document:
     return Document(("userFacts", name), {"timestamp": Timestamp(BEGAN + day * 86_400), **fields})
 
