@@ -169,12 +169,12 @@ class Ledger:
 
     def tidy(self) -> None:
         """Ends what has expired, and what is too much: the least confirmed first, the oldest of those. Not what the
-        user has pinned or locked."""
+        user has pinned or locked, nor what waits since an import: no message stands behind it."""
         for fact in self.current():
             if fact.expires_at is not None and fact.expires_at <= self.now:
                 self.close("expire", fact, status="expired", at=fact.expires_at)
         for status, most in (("active", MOST_ACTIVE), ("pending", MOST_PENDING)):
-            facts = self.current(status)
+            facts = [fact for fact in self.current(status) if status == "active" or self._cited.get(fact.id)]
             spare = [fact for fact in facts if not (fact.pinned or fact.locked)]
             spare.sort(key=lambda fact: (fact.confirmations, fact.said_at))
             for fact in spare[: max(len(facts) - most, 0)]:

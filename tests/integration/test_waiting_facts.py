@@ -5,12 +5,17 @@ from datetime import timedelta
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
+from freya_gateway.db.backup import FORMAT, Backup, BackupAccount, BackupFact
 from freya_gateway.db.engine import Database
+from freya_gateway.db.facts import Fact
 from freya_gateway.memory.deletion import Deletion
 from freya_gateway.memory.extraction import SaidMessage, prompt
 from freya_gateway.memory.facts import NewFact
+from freya_gateway.memory.imports import Imports
+from freya_gateway.memory.ledger import MOST_PENDING
 from tests.model_server import ModelServer
 from tests.remembering import START, Life, living, operation
 
@@ -112,6 +117,22 @@ async def test_a_name_is_forgotten_without_all_that_is_known(life: Life) -> None
     assert {fact.statement for fact in await life.facts("active")} == {*kept, "The user is called Bo."}
     await life.obey("Forget my name")
     assert {fact.statement for fact in await life.facts("active")} == {*kept}
+
+
+async def test_imported_facts_wait_for_the_user_however_many_they_are(life: Life, database: Database) -> None:
+    await life.says("Hello there")
+    stamps = tuple(
+        BackupFact(
+            Fact(id=uuid4(), subject="user", slot="note", kind="note", statement=f"The user collects stamp {n}.",
+                 n_tokens=5, said_at=START, created_at=START), (), ()
+        )
+        for n in range(MOST_PENDING + 50)
+    )  # fmt: skip
+    account = BackupAccount(None, "UTC", memory_paused=False, memory_key=uuid4())
+    backup = Backup(FORMAT, 1, START, account, (), (), stamps, (), (), ())
+    imported = await Imports(database, life.tick).bring_in(life.user_id, msgspec.json.encode(backup), dry_run=False)
+    await life.told("I live in Paris", PARIS)
+    assert (imported.pending, len(await life.facts("pending"))) == (MOST_PENDING + 50, MOST_PENDING + 50)
 
 
 def test_a_secret_across_the_end_of_what_is_shown_is_masked() -> None:
