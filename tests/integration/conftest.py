@@ -27,7 +27,7 @@ from freya_gateway.turns.means import Means
 from freya_gateway.turns.runner import TurnRunner
 from freya_gateway.turns.service import Send, Sent, TurnService, TurnView
 from freya_gateway.turns.supervisor import Supervisor
-from tests.model_server import ModelServer
+from tests.model_server import WAIT_SECONDS, ModelServer
 
 DEADLINE = 15.0
 LEASE = 1.0
@@ -86,11 +86,17 @@ class Reading:
 
 
 @asynccontextmanager
-async def core_on(database_url: str, model: ModelServer, *, owner: str) -> AsyncGenerator[Core, None]:
-    """A replica's pipe; at its end all its tasks die as they stand, like a process that is killed."""
+async def core_on(
+    database_url: str, model: ModelServer, *, owner: str, hangs: bool = False
+) -> AsyncGenerator[Core, None]:
+    """A replica's pipe; at its end all its tasks die as they stand, like a process that is killed.
+
+    One that `hangs` renews no lease and waits long for the model, so that only the fence stops its writer.
+    """
     database, metrics = Database(database_url), Metrics()
     hub = Hub(metrics, streams_per_user=8, max_streams=100)
-    options = OpenAIOptions(model="freya", base_url=model.base_url, first_piece_timeout=2, piece_timeout=1, attempts=1)
+    gap = WAIT_SECONDS if hangs else 1
+    options = OpenAIOptions(model="freya", base_url=model.base_url, first_piece_timeout=2, piece_timeout=gap, attempts=1)
     means = Means(
         database=database,
         hub=hub,
@@ -107,7 +113,8 @@ async def core_on(database_url: str, model: ModelServer, *, owner: str) -> Async
     supervisor = Supervisor(means, TurnRunner(means), lease=LEASE, room=100)
     turns = TurnService(means, supervisor, longest=4000)
     relay = Relay(database, hub, sender=owner, on_stop=supervisor.stop, retention=3600)
-    tasks = [asyncio.create_task(work()) for work in (means.writer.run, relay.run, supervisor.run)]
+    works = (means.writer.run, relay.run) if hangs else (means.writer.run, relay.run, supervisor.run)
+    tasks = [asyncio.create_task(work()) for work in works]
     try:
         yield Core(means, supervisor, turns, relay)
     finally:

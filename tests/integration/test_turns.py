@@ -250,7 +250,7 @@ async def test_a_fenced_writer_writes_nothing(database_url: str, clean: None, mo
     stale = Gated()
     model.script(stale, Reply(["whole"]))
     async with (
-        core_on(database_url, model, owner="stale") as first,
+        core_on(database_url, model, owner="stale", hangs=True) as first,
         core_on(database_url, model, owner="heir") as heir,
     ):
         user = await first.user()
