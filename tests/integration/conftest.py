@@ -96,7 +96,9 @@ async def core_on(
     database, metrics = Database(database_url), Metrics()
     hub = Hub(metrics, streams_per_user=8, max_streams=100)
     gap = WAIT_SECONDS if hangs else 1
-    options = OpenAIOptions(model="freya", base_url=model.base_url, first_piece_timeout=2, piece_timeout=gap, attempts=1)
+    options = OpenAIOptions(
+        model="freya", base_url=model.base_url, first_piece_timeout=2, piece_timeout=gap, attempts=1
+    )
     means = Means(
         database=database,
         hub=hub,
