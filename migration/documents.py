@@ -101,6 +101,10 @@ class Source(Protocol):
     database: str
     fingerprint: str
 
+    def goes_on(self, fingerprint: str, *, complete: bool) -> bool:
+        """Whether a reading that was begun under that fingerprint, and came to its end or not, is still good."""
+        ...
+
     async def expected(self) -> int | None:
         """Documents in all by the source's own count; None where it has none."""
         ...

@@ -1,19 +1,22 @@
 """A whole run: extract -> map -> load -> verify. Each step goes on where a killed run left it."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from freya_gateway.db.engine import Database
 from freya_gateway.db.query import Connection
 from migration import staging
-from migration.documents import Document, Loss, Source
+from migration.decisions import collection_of, decide_all
+from migration.documents import Loss, Source
 from migration.load import Loader
-from migration.mapping import MappedFact, MappedMessage, MappedTopic, Mapping, Plan, Policy, Rejected, map_document
-from migration.staging import Target
-from migration.verify import Fault, verify
+from migration.mapping import Settings
+from migration.progress import Step, Tell, silent
+from migration.staging import Decision, Target
+from migration.target import held
+from migration.verify import Checksum, Fault, verify
+
+DOCUMENTS, OUTCOMES, LOADED = (f"freya_migration.{table}" for table in ("documents", "outcomes", "loaded"))
 
 
 class Stopped(Exception):
@@ -31,131 +34,134 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """`inferred`: messages whose role was not stored; `losses`: what the source's format could not hold."""
+class Changes:
+    """Documents of the source since it was last read to its end."""
 
+    added: int = 0
+    changed: int = 0
+    deleted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`added`, `changed`, `removed`: rows by kind; `kept`: what the app has edited and the source has changed since;
+    `inferred`: messages whose role was not stored; `losses`: what the source's format could not hold."""
+
+    origin: str
     documents: int
     sums: list[Sum]
-    added: int
     faults: list[Fault]
-    inferred: int = 0
+    checksums: list[Checksum]
+    inferred: int
+    source: Changes = Changes()
+    added: dict[str, int] = field(default_factory=dict[str, int])
+    changed: dict[str, int] = field(default_factory=dict[str, int])
+    removed: dict[str, int] = field(default_factory=dict[str, int])
+    kept: Sequence[str] = ()
     losses: Sequence[Loss] = ()
 
     @property
+    def rejects(self) -> int:
+        return sum(item.count for item in self.sums if item.outcome == "rejected")
+
+    @property
     def exit_code(self) -> int:
-        if self.faults:
-            return 4
-        return 3 if any(item.outcome == "rejected" for item in self.sums) else 0
+        return 4 if self.faults else 3 if self.rejects else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a run is to do."""
+    """What a run is to do. Without a source, with what was read before."""
 
-    source: Source
-    mapping: Mapping
-    policy: Policy
-    tell: Callable[[str], None] = lambda _: None  # hears of the progress
-
-    @property
-    def origin(self) -> str:
-        return staging.origin_of(self.source)
-
-
-class _Undone:
-    """All transactions inside one that is rolled back."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[Connection, None]:
-        async with cast(Any, self._connection).transaction():
-            yield self._connection
+    origin: str
+    source: Source | None
+    settings: Settings
+    tell: Tell = silent
 
 
 async def run(database: Database, job: Job, *, dry_run: bool = False) -> Report:
     """Raises Held, Stopped, NotEmpty, SourceError."""
-    guard = await database.connect()
-    try:
-        await staging.hold(guard)
-        if not dry_run:
-            return await _run(database, job)
-        await guard.execute("SET idle_in_transaction_session_timeout = 0")
-        undone = cast(Any, guard).transaction()
-        await undone.start()
-        try:
-            return await _run(_Undone(guard), job)
-        finally:
-            await undone.rollback()
-    finally:
-        guard.terminate()
+    async with held(database, undo=dry_run) as target:
+        losses: Sequence[Loss] = ()
+        if job.source is not None:
+            await _read(target, job, job.source)
+            losses = job.source.losses()
+        await _map(target, job)
+        tally = await Loader(target, job.origin, job.settings, job.tell).load()
+        async with target.transaction() as connection:
+            await staging.analyze(connection, LOADED)
+        job.tell(Step("verifying"))
+        found = await report(target, job.origin, job.settings)
+        return replace(
+            found,
+            added=+tally.added,
+            changed=+tally.changed,
+            removed=+tally.removed,
+            kept=tally.kept,
+            losses=losses,
+        )
 
 
-async def _run(target: Target, job: Job) -> Report:
-    async with target.transaction() as connection:
-        await staging.prepare(connection)
-        cursor, complete = await staging.begin(connection, job.source)
-    if not complete:
-        await _extract(target, job, cursor)
-    await _map(target, job)
-    added = await Loader(target, Plan(job.origin, job.mapping, job.policy), job.tell).load()
-    job.tell("verifying")
-    found = await report(target, job.origin, added=added)
-    return replace(found, losses=job.source.losses())
-
-
-async def report(target: Target, origin: str, *, added: int = 0) -> Report:
+async def report(target: Target, origin: str, settings: Settings) -> Report:
     """How things stand, verified."""
     async with target.transaction() as connection:
-        documents = await staging.COUNT.value(connection, origin=origin)
-        inferred = await staging.INFERRED.value(connection, origin=origin)
-        sums = [Sum(*row.values()) for row in await staging.SUMS.all(connection, origin=origin)]
-        return Report(documents, sums, added, await verify(connection, origin), inferred)
+        verified = await verify(connection, origin, settings)
+        row = await staging.CHANGES.one(connection, origin=origin)
+        return Report(
+            origin=origin,
+            documents=await staging.COUNT.value(connection, origin=origin),
+            sums=await sums(connection, origin),
+            faults=verified.faults,
+            checksums=verified.checksums,
+            inferred=await staging.COUNT_INFERRED.value(connection, origin=origin),
+            source=Changes(row["added"], row["changed"], row["gone"] or 0),
+        )
 
 
-async def _extract(target: Target, job: Job, cursor: str | None) -> None:
-    expected = await job.source.expected()
-    read = 0
-    async for page in job.source.pages(cursor):
+async def sums(connection: Connection, origin: str) -> list[Sum]:
+    """What became of the documents."""
+    return [Sum(*row.values()) for row in await staging.SUMS.all(connection, origin=origin)]
+
+
+async def _read(target: Target, job: Job, source: Source) -> None:
+    async with target.transaction() as connection:
+        await staging.prepare(connection)
+        cursor, complete = await staging.begin(connection, source, job.settings)
+        read: int = await staging.READ.value(connection, origin=job.origin)
+    if complete:
+        return
+    expected = await source.expected()
+    async for page in source.pages(cursor):
         async with target.transaction() as connection:
             await staging.add(connection, job.origin, page)
         read += len(page.documents)
-        job.tell(f"reading: {read:,} documents" + (f" of {expected:,}" if expected and not cursor else ""))
+        job.tell(Step("reading", read, expected))
     async with target.transaction() as connection:
-        found = await staging.COUNT.value(connection, origin=job.origin)
+        found = await staging.READ.value(connection, origin=job.origin)
         if expected is not None and found < expected:
-            raise Stopped(f"the source counts {expected} documents, {found} were read")
+            raise Stopped(f"the source counts {expected} documents, {found} were read: give the same command again")
         await staging.DONE.execute(connection, origin=job.origin)
+        await staging.analyze(connection, DOCUMENTS)
 
 
 async def _map(target: Target, job: Job) -> None:
     """Decides anew on every document, in one transaction. Raises Stopped at an unknown collection."""
     async with target.transaction() as connection:
+        documents: int = await staging.COUNT.value(connection, origin=job.origin)
         await staging.FORGET.execute(connection, origin=job.origin)
-        after, mapped = UUID(int=0), 0
-        while documents := await staging.batch(connection, job.origin, after=after):
-            rows = [_decided(job, identity, document) for identity, document in documents]
-            await staging.decide(connection, job.origin, rows)
-            after = documents[-1][0]
-            mapped += len(documents)
-            job.tell(f"mapping: {mapped:,} documents")
-
-
-def _decided(job: Job, identity: UUID, document: Document) -> tuple[Any, ...]:
-    collection = "/".join(document.path[::2])
-    outcome = map_document(job.mapping, document, job.policy)
-    match outcome:
-        case None:
-            raise Stopped(f"the mapping knows nothing of the collection {collection!r}: map it, or name it in --skip")
-        case MappedMessage():
-            owner, conversation = outcome.owner, outcome.conversation
-            return identity, collection, "mapped", "", "message", owner, conversation, outcome.role, outcome.said_at
-        case MappedFact():
-            return identity, collection, "mapped", "", "fact", outcome.owner, None, None, outcome.said_at
-        case MappedTopic():
-            return identity, collection, "mapped", "", "topic", outcome.owner, None, None, outcome.last_at
-        case Rejected():
-            return identity, collection, "rejected", outcome.code, None, None, None, None, None
-        case _:
-            return identity, collection, "skipped", outcome.rule, None, None, None, None, None
+        after, mapped, rejects = UUID(int=0), 0, 0
+        while batch := await staging.batch(connection, job.origin, after=after):
+            decisions: list[Decision] = []
+            for identity, document in batch:
+                decided = decide_all(job.origin, job.settings, identity, document)
+                if decided is None:
+                    name = collection_of(document)
+                    raise Stopped(f"the mapping knows nothing of the collection {name!r}: map it, or name it in --skip")
+                decisions += decided
+            for start in range(0, len(decisions), staging.PIECE):
+                await staging.decide(connection, job.origin, decisions[start : start + staging.PIECE])
+            after = batch[-1][0]
+            mapped += len(batch)
+            rejects += sum(decision.outcome == "rejected" for decision in decisions)
+            job.tell(Step("mapping", mapped, documents, rejects))
+        await staging.analyze(connection, OUTCOMES)

@@ -3,64 +3,132 @@
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from freya_gateway.db import restoring
+from freya_gateway.db import restoring, topics
 from freya_gateway.db.backup import BackupTopic
 from freya_gateway.db.messages import storable
-from freya_gateway.db.query import Connection, Query
-from migration.mapping import MappedTopic, Plan
+from freya_gateway.db.query import Connection, Query, Row
+from migration.mapper import piece_at
+from migration.mapping import MappedTopic, Settings
 from migration.provenance import provenance
-from migration.staging import document_of, note, unloaded
+from migration.staging import Note, Owner, document_of, note, unnote
+from migration.tally import Tally
+from migration.values import digest
 
 LONGEST_TITLE, LONGEST_KEYWORD, LONGEST_SUMMARY = 120, 60, 4000  # characters; all of it stays in `source`
+# A title that the user gave.
+EDITED = "coalesce(t.source ->> 'title' = 'user', false)"
+LOADED = Query(f"""
+SELECT l.id, t.id IS NOT NULL AS is_there, {EDITED} AS edited, o.id IS NULL AS gone,
+       o.id IS NOT NULL AND (l.checksum, l.digest) IS DISTINCT FROM (o.checksum, d.digest) AS changed
+FROM freya_migration.loaded l
+LEFT JOIN topics t ON t.user_id = l.user_id AND t.id = l.id
+LEFT JOIN freya_migration.outcomes o
+    ON o.origin = l.origin AND o.id = l.id AND o.owner = l.owner AND o.kind = 'topic'
+LEFT JOIN freya_migration.documents d ON d.origin = o.origin AND d.id = o.document
+WHERE l.origin = :origin AND l.owner = :owner AND l.kind = 'topic'
+""")
+WANTED = Query("""
+SELECT o.id, o.place, o.checksum, d.digest, d.path, d.body, l.id IS NULL AS is_new FROM freya_migration.outcomes o
+JOIN freya_migration.documents d ON d.origin = o.origin AND d.id = o.document
+LEFT JOIN freya_migration.loaded l ON l.origin = o.origin AND l.owner = o.owner AND l.id = o.id
+WHERE o.origin = :origin AND o.owner = :owner AND o.kind = 'topic' ORDER BY o.said_at NULLS FIRST, o.document, o.place
+""")
+MENTIONS = Query("""
+SELECT m.seq, o.topics FROM freya_migration.outcomes o JOIN messages m ON m.user_id = :user_id AND m.id = o.id
+WHERE o.origin = :origin AND o.owner = :owner AND o.kind = 'message' AND cardinality(o.topics) > 0
+""")
 # Of topics that no message names, when they were last used; else the time of what names them.
 TIMES = Query("""
 UPDATE topics t SET first_at = s.first_at, last_at = s.last_at FROM (
     SELECT topic_id, min(first_at) AS first_at, max(last_at) AS last_at FROM segments
     WHERE user_id = :user_id AND topic_id = ANY(cast(:ids AS uuid[])) GROUP BY topic_id
-) s WHERE t.user_id = :user_id AND t.id = s.topic_id
+) s WHERE t.user_id = :user_id AND t.id = s.topic_id AND (t.first_at, t.last_at) <> (s.first_at, s.last_at)
 """)
 
 
 @dataclass(slots=True)
-class Mentions:
-    """Which messages, by seq, name which topics."""
+class Topics:
+    """Brings the topics of one user to what is wanted, in the caller's transaction, which has locked the user."""
 
-    names: dict[int, Sequence[str]] = field(default_factory=dict[int, Sequence[str]])
+    connection: Connection
+    owner: Owner
+    settings: Settings
+    tally: Tally
 
-    def of_segments(self, firsts: Sequence[int], topics: dict[str, UUID]) -> dict[int, UUID]:
-        """The topic that most messages of a segment name, by the segment's first seq."""
-        counts: defaultdict[int, Counter[UUID]] = defaultdict(Counter)
-        for seq, names in self.names.items():
-            place = bisect_right(firsts, seq)
-            known = {topics[_plain(name)] for name in names if _plain(name) in topics}
-            if place and known:
-                counts[firsts[place - 1]].update(known)
-        return {first: max(found, key=lambda topic: (found[topic], str(topic))) for first, found in counts.items()}
+    async def load(self, *, messages_changed: bool) -> None:
+        place = {"origin": self.owner.origin, "owner": self.owner.name}
+        out = await self._take_out(await LOADED.all(self.connection, **place))
+        names: dict[str, UUID] = {}
+        new = 0
+        for row in await WANTED.all(self.connection, **place):
+            path, title = await self._topic(row)
+            names |= {_plain(path[-1]): row["id"], _plain(title): row["id"]}
+            new += row["is_new"]
+        self.tally.added["topic"] += new - out
+        if names and (new or messages_changed):
+            mentions = {row["seq"]: row["topics"] for row in await MENTIONS.all(
+                self.connection, **place, user_id=self.owner.user_id)}  # fmt: skip
+            firsts = await restoring.segments(self.connection, self.owner.user_id)
+            found = _of_segments(mentions, firsts, names)
+            there = await THERE.all(self.connection, user_id=self.owner.user_id, ids=list({*found.values()}))
+            known = {row["id"] for row in there}
+            assigned = {first: topic for first, topic in found.items() if topic in known}
+            await restoring.assign(self.connection, self.owner.user_id, assigned)
+            await TIMES.execute(self.connection, user_id=self.owner.user_id, ids=list(known))
 
+    async def _take_out(self, loaded: Sequence[Row]) -> int:
+        """Takes out what is gone or comes in again; how many the latter are."""
+        out: list[UUID] = []
+        again = 0
+        for row in loaded:
+            if not (row["gone"] or row["changed"]):
+                continue
+            if row["edited"] or not row["is_there"]:
+                self.tally.keep("topic", row["id"])
+                continue
+            await topics.delete(self.connection, self.owner.user_id, row["id"])
+            self.tally.removed["topic"] += row["gone"]
+            self.tally.changed["topic"] += row["changed"]
+            again += row["changed"]
+            out.append(row["id"])
+        await unnote(self.connection, self.owner, out)
+        return again
 
-async def load_topics(connection: Connection, user_id: UUID, owner: str, plan: Plan, mentions: Mentions) -> int:
-    """The user's topics that were not loaded yet; how many there were."""
-    rows = await unloaded(connection, plan.origin, owner, kind="topic")
-    names: dict[str, UUID] = {}
-    ids: list[UUID] = []
-    for row in rows:
+    async def _topic(self, row: Row) -> tuple[Sequence[str], str]:
+        """Puts the topic in, if it is not there yet; its path and title."""
         document = document_of(row["path"], row["body"])
-        mapped = plan.outcome(document)
-        assert isinstance(mapped, MappedTopic)
-        topic = _topic(row["id"], mapped)
-        await restoring.add_topics(connection, user_id, [topic], source=provenance(plan.origin, document))
-        names |= {_plain(document.path[-1]): topic.id, _plain(mapped.title): topic.id}
-        ids.append(topic.id)
-    if ids:
-        of_segment = mentions.of_segments(await restoring.segments(connection, user_id), names)
-        await restoring.assign(connection, user_id, of_segment)
-        await TIMES.execute(connection, user_id=user_id, ids=ids)
-        await note(connection, plan.origin, user_id, kind="topic", sums=dict.fromkeys(ids, b""))
-    return len(rows)
+        piece = piece_at(self.settings, document, row["place"])
+        assert isinstance(piece.outcome, MappedTopic)
+        if row["is_new"]:
+            source = provenance(self.owner.origin, document.path, piece)
+            topic = _topic(row["id"], piece.outcome)
+            await restoring.add_topics(self.connection, self.owner.user_id, [topic], source=source)
+            noted = Note(row["id"], row["checksum"], row["digest"])
+            await note(self.connection, self.owner, [noted], kind="topic")
+        return document.path if not piece.pointer else ("",), piece.outcome.title
+
+
+THERE = Query("SELECT id FROM topics WHERE user_id = :user_id AND id = ANY(cast(:ids AS uuid[]))")
+
+
+def _of_segments(mentions: dict[int, Sequence[str]], firsts: Sequence[int], names: dict[str, UUID]) -> dict[int, UUID]:
+    """The topic that most messages of a segment name, by the segment's first seq."""
+    counts: defaultdict[int, Counter[UUID]] = defaultdict(Counter)
+    for seq, said in mentions.items():
+        place = bisect_right(firsts, seq)
+        known = {names[_plain(name)] for name in said if _plain(name) in names}
+        if place and known:
+            counts[firsts[place - 1]].update(known)
+    return {first: max(found, key=lambda topic: (found[topic], str(topic))) for first, found in counts.items()}
+
+
+def checksum(mapped: MappedTopic) -> bytes:
+    """Of what a topic says."""
+    return digest([mapped.title, *mapped.keywords, mapped.summary])
 
 
 def _topic(identity: UUID, mapped: MappedTopic) -> BackupTopic:

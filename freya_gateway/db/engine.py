@@ -69,10 +69,11 @@ class _Connection(asyncpg.Connection):
 class _Pool:
     """Connections with the same settings. Opens none until one is asked for."""
 
-    def __init__(self, url: str, *, size: int, settings: dict[str, str]) -> None:
+    def __init__(self, url: str, *, size: int, settings: dict[str, str], timeout: float | None) -> None:
         self._url = url
         self._size = size
         self._settings = settings
+        self._timeout = timeout
         self._pool: Any = None
         self._opening = asyncio.Lock()
 
@@ -101,7 +102,7 @@ class _Pool:
         async with self._opening:
             if self._pool is None:
                 pool: Any = asyncpg.create_pool(
-                    self._url, min_size=0, max_size=self._size, connection_class=_Connection, **_options(self._settings)
+                    self._url, min_size=0, max_size=self._size, connection_class=_Connection, **_options(self._settings, self._timeout)
                 )
                 self._pool = await pool
         return self._pool
@@ -110,10 +111,12 @@ class _Pool:
 class Database:
     """The gateway's way to PostgreSQL. Opens nothing until it is used; `aclose` gives everything back."""
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    def __init__(self, url: str, *, pool_size: int = 8, timeout: float | None = COMMAND_TIMEOUT) -> None:
         self._url = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-        self._pool = _Pool(self._url, size=pool_size, settings=SERVER_SETTINGS)
-        self._searches = _Pool(self._url, size=SEARCH_POOL, settings=SERVER_SETTINGS | SEARCH_SETTINGS)
+        self._timeout = timeout  # seconds that a statement may take
+        self._pool = _Pool(self._url, size=pool_size, settings=SERVER_SETTINGS, timeout=timeout)
+        searching = SERVER_SETTINGS | SEARCH_SETTINGS
+        self._searches = _Pool(self._url, size=SEARCH_POOL, settings=searching, timeout=timeout)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection, None]:
@@ -148,12 +151,12 @@ class Database:
 
     async def connect(self) -> OwnConnection:
         """A connection of its own, outside the pool; the caller closes it."""
-        return await asyncpg.connect(self._url, **_options(SERVER_SETTINGS))
+        return await asyncpg.connect(self._url, **_options(SERVER_SETTINGS, self._timeout))
 
     async def aclose(self) -> None:
         self._pool.terminate()
         self._searches.terminate()
 
 
-def _options(settings: dict[str, str]) -> dict[str, Any]:
-    return {"timeout": CONNECT_TIMEOUT, "command_timeout": COMMAND_TIMEOUT, "server_settings": settings}
+def _options(settings: dict[str, str], timeout: float | None) -> dict[str, Any]:
+    return {"timeout": CONNECT_TIMEOUT, "command_timeout": timeout, "server_settings": settings}

@@ -1,7 +1,7 @@
 """Whole conversations on their way in, from an export or another store: many rows in few statements."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,11 +29,11 @@ ON CONFLICT (user_id, id) DO UPDATE SET title = coalesce(old.title, excluded.tit
 
 MESSAGES = Query("""
 INSERT INTO messages (user_id, id, seq, conversation_id, role, text, exact, search_text, n_tokens, is_question,
-                      said_at, source)
+                      said_at, source, segment)
 SELECT :user_id, m.* FROM unnest(
     cast(:ids AS uuid[]), cast(:seqs AS bigint[]), cast(:conversations AS uuid[]), cast(:roles AS text[]),
     cast(:texts AS text[]), cast(:exacts AS text[]), cast(:folded AS text[]), cast(:tokens AS int[]),
-    cast(:questions AS bool[]), cast(:moments AS timestamptz[]), cast(:sources AS jsonb[])) m
+    cast(:questions AS bool[]), cast(:moments AS timestamptz[]), cast(:sources AS jsonb[]), cast(:segments AS bigint[])) m
 """)
 
 
@@ -67,6 +67,13 @@ async def insert_history(
 
     The first and the last seq they got. Raises asyncpg's UniqueViolationError where a message is there already.
     """
+    after = await open_history(connection, user_id, conversations)
+    last = await add_messages(connection, user_id, conversations, after=after)
+    return after + 1, last
+
+
+async def open_history(connection: Connection, user_id: UUID, conversations: Sequence[ImportedConversation]) -> int:
+    """Makes room for the conversations; the user's last seq so far, which is held until the transaction's end."""
     last: int = await LAST.value(connection, user_id=user_id)
     await CONVERSATIONS.execute(
         connection,
@@ -77,15 +84,32 @@ async def insert_history(
         ended=[max(m.said_at for m in c.messages) for c in conversations],
         sources=[json.dumps(c.source) for c in conversations],
     )
+    return last
+
+
+async def add_messages(
+    connection: Connection,
+    user_id: UUID,
+    conversations: Sequence[ImportedConversation],
+    *,
+    after: int,
+    segments: Mapping[int, int] | None = None,
+) -> int:
+    """Appends the messages of conversations that there is room for; the last seq. `segments`: first seqs by seq."""
     pairs = [(c.id, message) for c in conversations for message in c.messages]
     for start in range(0, len(pairs), BATCH):
-        await _insert(connection, user_id, pairs[start : start + BATCH], seq=last + 1 + start)
-    await MOVE_ON.execute(connection, user_id=user_id, last=last + len(pairs))
-    return last + 1, last + len(pairs)
+        await _insert(connection, user_id, pairs[start : start + BATCH], seq=after + 1 + start, segments=segments or {})
+    await MOVE_ON.execute(connection, user_id=user_id, last=after + len(pairs))
+    return after + len(pairs)
 
 
 async def _insert(
-    connection: Connection, user_id: UUID, pairs: Sequence[tuple[UUID, ImportedMessage]], *, seq: int
+    connection: Connection,
+    user_id: UUID,
+    pairs: Sequence[tuple[UUID, ImportedMessage]],
+    *,
+    seq: int,
+    segments: Mapping[int, int],
 ) -> None:
     messages = [message for _, message in pairs]
     stored = [storable(message.text) for message in messages]
@@ -103,4 +127,5 @@ async def _insert(
         questions=["?" in plain for plain, _ in stored],
         moments=[m.said_at for m in messages],
         sources=[json.dumps(m.source) for m in messages],
+        segments=[segments.get(number) for number in range(seq, seq + len(pairs))],
     )

@@ -10,6 +10,8 @@ from uuid import UUID
 
 from freya_gateway.db.query import Connection, Query
 
+BATCH = 50_000  # messages that one statement counts: seconds
+
 LOCK = Query("""
 INSERT INTO memory_work (user_id, kind) VALUES (:user_id, 'index')
 ON CONFLICT (user_id, kind) DO UPDATE SET kind = excluded.kind
@@ -62,13 +64,17 @@ WITH gone AS (
 ), collection AS (
     UPDATE collection_stats c SET n_messages = c.n_messages - 1, n_terms = c.n_terms - length(gone.tsv)
     FROM gone WHERE c.user_id = :user_id
-), last_of_segment AS (
-    DELETE FROM segments s USING gone WHERE s.user_id = :user_id AND s.first_seq = gone.segment AND NOT EXISTS (
-        SELECT 1 FROM messages m WHERE m.user_id = :user_id AND m.seq BETWEEN s.first_seq AND s.last_seq
-        AND m.seq <> :seq)
 )
 UPDATE term_stats t SET n_messages = t.n_messages - 1
 FROM gone, unnest(gone.tsv) w WHERE t.user_id = :user_id AND t.lexeme = w.lexeme
+""")
+
+# Which goes with the last of its messages.
+LEAVE_SEGMENT = Query("""
+DELETE FROM segments s USING messages gone
+WHERE gone.user_id = :user_id AND gone.seq = :seq AND s.user_id = :user_id AND s.first_seq = gone.segment
+  AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.user_id = :user_id AND m.seq BETWEEN s.first_seq AND s.last_seq
+                  AND m.seq <> :seq)
 """)
 
 FORGET_TERMS = Query("DELETE FROM term_stats WHERE user_id = :user_id AND n_messages <= 0")
@@ -126,6 +132,13 @@ async def index(
     connection: Connection, user_id: UUID, segments: Sequence[NewSegment], *, after: int, until: int
 ) -> None:
     """Counts the messages with `after` < seq <= `until` and puts them into `segments`. Call under `lock`."""
+    marks = await put(connection, user_id, segments)
+    await MARK.execute(connection, user_id=user_id, seqs=list(marks), marks=list(marks.values()))
+    await count(connection, user_id, after=after, until=until)
+
+
+async def put(connection: Connection, user_id: UUID, segments: Sequence[NewSegment]) -> dict[int, int]:
+    """Writes the segments alone; the first seqs of the segments by the seqs of their new messages."""
     await SEGMENTS.execute(
         connection,
         user_id=user_id,
@@ -135,15 +148,25 @@ async def index(
         first_moments=[s.first_at for s in segments],
         last_moments=[s.last_at for s in segments],
     )
-    marked = [(seq, segment.first_seq) for segment in segments for seq in segment.new]
-    seqs, marks = [seq for seq, _ in marked], [mark for _, mark in marked]
-    await MARK.execute(connection, user_id=user_id, seqs=seqs, marks=marks)
-    await COUNT_TERMS.execute(connection, user_id=user_id, after=after, until=until)
-    await COUNT_MESSAGES.execute(connection, user_id=user_id, after=after, until=until)
+    return {seq: segment.first_seq for segment in segments for seq in segment.new}
+
+
+async def count(connection: Connection, user_id: UUID, *, after: int, until: int) -> None:
+    """Adds the words of the messages with `after` < seq <= `until` to the statistics. Call under `lock`."""
+    for start in range(after, until, BATCH):
+        piece = {"user_id": user_id, "after": start, "until": min(start + BATCH, until)}
+        await COUNT_TERMS.execute(connection, **piece)
+        await COUNT_MESSAGES.execute(connection, **piece)
 
 
 async def unindex(connection: Connection, user_id: UUID, seq: int) -> None:
-    """Takes a message out of the statistics, before its row goes in the same transaction."""
+    """Takes a message out of the statistics and its segment, before its row goes in the same transaction."""
+    await uncount(connection, user_id, seq)
+    await LEAVE_SEGMENT.execute(connection, user_id=user_id, seq=seq)
+
+
+async def uncount(connection: Connection, user_id: UUID, seq: int) -> None:
+    """Takes a message's words out of the statistics, before they change in the same transaction."""
     await lock(connection, user_id)
     await UNCOUNT.execute(connection, user_id=user_id, seq=seq)
     await FORGET_TERMS.execute(connection, user_id=user_id)

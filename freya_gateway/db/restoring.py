@@ -48,8 +48,11 @@ WHERE c.user_id = :user_id AND c.id = s.id
 """)
 
 MOVE_ON = Query("""
-INSERT INTO memory_work AS w (user_id, kind, done_seq) SELECT :user_id, unnest(ARRAY['index', 'facts']), :done_seq
+INSERT INTO memory_work AS w (user_id, kind, done_seq)
+SELECT :user_id, k.kind, :done_seq FROM unnest(ARRAY['index', 'facts']) AS k (kind)
+WHERE cast(:since AS bigint) = 0 OR EXISTS (SELECT 1 FROM memory_work m WHERE m.user_id = :user_id AND m.kind = k.kind)
 ON CONFLICT (user_id, kind) DO UPDATE SET done_seq = greatest(w.done_seq, excluded.done_seq)
+WHERE w.done_seq >= :since
 """)
 
 SETTLE = Query("""
@@ -119,9 +122,9 @@ async def mark_grouped(connection: Connection, user_id: UUID, grouped: Mapping[U
     await GROUPED.execute(connection, user_id=user_id, ids=list(grouped), grouped=list(grouped.values()))
 
 
-async def move_on(connection: Connection, user_id: UUID, *, done_seq: int) -> None:
-    """Has the index, and the learning of facts, take what was imported for done."""
-    await MOVE_ON.execute(connection, user_id=user_id, done_seq=done_seq)
+async def move_on(connection: Connection, user_id: UUID, *, since: int, done_seq: int) -> None:
+    """Has the index, and the learning of facts, take what was imported for done, if they had come to seq `since`."""
+    await MOVE_ON.execute(connection, user_id=user_id, since=since, done_seq=done_seq)
 
 
 async def settle(connection: Connection, user_id: UUID, account: BackupAccount) -> None:

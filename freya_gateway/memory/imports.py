@@ -12,11 +12,10 @@ from uuid import UUID
 from loguru import logger
 
 from freya_gateway.clock import Now
-from freya_gateway.db import fact_history, facts, restoring, turns
+from freya_gateway.db import fact_history, facts, indexing, restoring, turns
 from freya_gateway.db.backup import BackupFact
 from freya_gateway.db.engine import Database
 from freya_gateway.db.fact_history import FactEvent
-from freya_gateway.db.imports import insert_history
 from freya_gateway.db.messages import storable
 from freya_gateway.db.query import Connection
 from freya_gateway.db.restoring import There
@@ -24,7 +23,7 @@ from freya_gateway.errors import Conflict, Unavailable
 from freya_gateway.memory import backups
 from freya_gateway.memory.announce import announce
 from freya_gateway.memory.backups import Checked, Problem
-from freya_gateway.memory.indexing import index_batch
+from freya_gateway.memory.indexing import add_history
 from freya_gateway.memory.ledger import Draft, Ledger, open_ledger, write
 from freya_gateway.memory.wording import statement_hash
 
@@ -158,11 +157,9 @@ def _plan(checked: Checked, there: There, ledger: Ledger) -> _Plan:
 
 async def _write_history(connection: Connection, user_id: UUID, checked: Checked) -> None:
     """Messages, their index and topics. What was imported is never learned from: it is somebody's word for it."""
-    first, last = await insert_history(connection, user_id, checked.conversations)
-    done = first - 1
-    while (until := await index_batch(connection, user_id, after=done)) > done:
-        done = until
-    await restoring.move_on(connection, user_id, done_seq=last)
+    first, last = await add_history(connection, user_id, checked.conversations)
+    await indexing.count(connection, user_id, after=first - 1, until=last)
+    await restoring.move_on(connection, user_id, since=0, done_seq=last)
     await restoring.add_topics(connection, user_id, checked.topics, source=checked.source)
     of_segment = {
         seq: topic

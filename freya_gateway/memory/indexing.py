@@ -6,8 +6,9 @@ from uuid import UUID
 
 from freya_gateway.clock import Now
 from freya_gateway.db import indexing as store
-from freya_gateway.db import memory_work
+from freya_gateway.db import imports, memory_work
 from freya_gateway.db.engine import Database
+from freya_gateway.db.imports import ImportedConversation
 from freya_gateway.db.indexing import NewSegment, OpenSegment, Unindexed
 from freya_gateway.db.memory_work import WorkClaim
 from freya_gateway.db.query import Connection
@@ -50,6 +51,19 @@ async def index_batch(connection: Connection, user_id: UUID, *, after: int) -> i
     until = messages[-1].seq
     await store.index(connection, user_id, segments, after=after, until=until)
     return until
+
+
+async def add_history(
+    connection: Connection, user_id: UUID, conversations: Sequence[ImportedConversation]
+) -> tuple[int, int]:
+    """Like `insert_history`, with the messages in their segments at once; all before them must be indexed. Their words
+    are not counted yet: see `indexing.count`. The first and the last seq."""
+    after = await imports.open_history(connection, user_id, conversations)
+    await store.lock(connection, user_id)
+    said = ((conversation.id, message.said_at) for conversation in conversations for message in conversation.messages)
+    new = [Unindexed(seq, *place) for seq, place in enumerate(said, after + 1)]
+    marks = await store.put(connection, user_id, cut(new, await store.last_segment(connection, user_id)))
+    return after + 1, await imports.add_messages(connection, user_id, conversations, after=after, segments=marks)
 
 
 def cut(messages: Sequence[Unindexed], last: OpenSegment | None) -> list[NewSegment]:

@@ -79,6 +79,9 @@ class FileSource:
         self.fingerprint = origin.fingerprint
         self._read, self._expected, self._losses = read, expected, Losses()
 
+    def goes_on(self, fingerprint: str, *, complete: bool) -> bool:  # noqa: ARG002
+        return fingerprint == self.fingerprint
+
     async def expected(self) -> int | None:
         return self._expected
 

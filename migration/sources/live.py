@@ -76,6 +76,17 @@ class LiveSource:
     def _read_at(self, moment: datetime) -> None:
         self._read_time, self.fingerprint = moment, moment.isoformat()
 
+    def goes_on(self, fingerprint: str, *, complete: bool) -> bool:
+        """Firestore may have changed since a reading that came to its end; one that was cut goes on at its moment."""
+        try:
+            begun = datetime.fromisoformat(fingerprint)
+        except ValueError:
+            return False
+        if complete or self._now() - begun.timestamp() > READ_TIME_LASTS:
+            return False
+        self._read_at(begun)
+        return True
+
     async def expected(self) -> int | None:
         waiting = Waiting(self._patience)
         while True:
