@@ -13,7 +13,7 @@ from migration.facts import Facts
 from migration.mapping import Settings
 from migration.messages import Messages
 from migration.progress import Tell
-from migration.staging import Note, Owner, Target, note
+from migration.staging import Note, Owner, Target, analyze, note
 from migration.tally import Tally
 from migration.topics import Topics
 
@@ -37,6 +37,7 @@ class Loader:
     async def load(self) -> Tally:
         """What was done. Raises NotEmpty."""
         async with self._target.transaction() as connection:
+            await analyze(connection, "freya_migration.loaded")
             owners = await OWNERS.all(connection, origin=self._origin)
         for row in owners:
             async with self._target.transaction() as connection:

@@ -30,6 +30,7 @@ from migration.tally import Tally
 from migration.values import decode, digest
 
 PIECE = 2000  # messages held in memory at a time
+GROWN = 4  # times: then PostgreSQL is told anew how large the tables are, or it plans for empty ones
 TITLES, LONGEST_TITLE = ("title", "name"), 200  # fields; characters
 # A silence of six hours parts what names no conversation; `turn` is the message's place in its conversation.
 WANTED = Query("""
@@ -72,11 +73,10 @@ SELECT count(*) AS wanted, count(*) FILTER (WHERE l.id IS NULL) AS n,
        coalesce(min(w.n) FILTER (WHERE l.id IS NULL) < max(w.n) FILTER (WHERE l.id IS NOT NULL), false) AS between
 FROM wanted w LEFT JOIN freya_migration.loaded l ON l.origin = :origin AND l.owner = :owner AND l.id = w.id
 """)
-NEXT = Query("""
-SELECT * FROM wanted w WHERE w.n > :after AND NOT EXISTS (
-    SELECT 1 FROM freya_migration.loaded l
-    WHERE l.origin = :origin AND l.owner = :owner AND l.id = w.id) ORDER BY w.n LIMIT :piece
+DONE = Query("""
+DELETE FROM wanted w USING freya_migration.loaded l WHERE l.origin = :origin AND l.owner = :owner AND l.id = w.id
 """)
+NEXT = Query("SELECT * FROM wanted WHERE n > :after ORDER BY n LIMIT :piece")
 THESE = Query("SELECT * FROM wanted WHERE id = ANY(cast(:ids AS uuid[])) ORDER BY n")
 DOCUMENTS = Query("""
 SELECT id, path, body FROM freya_migration.documents WHERE origin = :origin AND id = ANY(cast(:ids AS uuid[]))
@@ -201,8 +201,9 @@ class Messages:
 
     async def _fill(self, wanted: int, tell: Tell) -> None:
         """Puts in what is not there yet."""
-        user_id, done, began, last = self.owner.user_id, 0, 0, 0
-        while rows := await NEXT.all(self.connection, **self._place, after=done, piece=PIECE):
+        user_id, done, began, last, counted = self.owner.user_id, 0, 0, 0, 0
+        await DONE.execute(self.connection, **self._place)
+        while rows := await NEXT.all(self.connection, after=done, piece=PIECE):
             if not done:
                 await self._index_all()
             rows = _light(rows)
@@ -217,6 +218,10 @@ class Messages:
             await restoring.mark_grouped(self.connection, user_id, grouped)
             await note(self.connection, self.owner, [_noted(row) for row in rows], kind="message")
             done = rows[-1]["n"]
+            if last >= counted * GROWN:
+                counted = last
+                for table in ("messages", "segments", "conversations"):
+                    await analyze(self.connection, table)
             tell(Step("loading", done, wanted))
         if done:
             await indexing.count(self.connection, user_id, after=began - 1, until=last)

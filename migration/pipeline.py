@@ -18,6 +18,8 @@ from migration.verify import Checksum, Fault, verify
 
 DOCUMENTS, OUTCOMES, LOADED = (f"freya_migration.{table}" for table in ("documents", "outcomes", "loaded"))
 
+FILLED = ("messages", "conversations", "segments", "term_stats", "facts", "fact_events", "topics")
+
 
 class Stopped(Exception):
     """The run cannot go on; the message says what to do."""
@@ -89,7 +91,8 @@ async def run(database: Database, job: Job, *, dry_run: bool = False) -> Report:
         await _map(target, job)
         tally = await Loader(target, job.origin, job.settings, job.tell).load()
         async with target.transaction() as connection:
-            await staging.analyze(connection, LOADED)
+            for table in (LOADED, *FILLED):
+                await staging.analyze(connection, table)
         job.tell(Step("verifying"))
         found = await report(target, job.origin, job.settings)
         return replace(

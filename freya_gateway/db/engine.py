@@ -102,7 +102,11 @@ class _Pool:
         async with self._opening:
             if self._pool is None:
                 pool: Any = asyncpg.create_pool(
-                    self._url, min_size=0, max_size=self._size, connection_class=_Connection, **_options(self._settings, self._timeout)
+                    self._url,
+                    min_size=0,
+                    max_size=self._size,
+                    connection_class=_Connection,
+                    **_options(self._settings, self._timeout),
                 )
                 self._pool = await pool
         return self._pool
