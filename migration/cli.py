@@ -208,14 +208,14 @@ def status() -> None:
 
 
 @commands.command()
-def verify(
+def verify(  # noqa: PLR0913, PLR0917
     source: Annotated[str | None, typer.Option(help="Read it once more, and compare every document.")] = None,
     project: Project = None,
     source_database: SourceDatabase = None,
     path_template: Template = None,
     report: ReportFolder = None,
     json_log: JsonLog = False,
-) -> None:  # fmt: skip
+) -> None:
     """Compare what is in the database with what was read, also days later. Exit code 4 where something differs."""
 
     async def work(database: Database) -> int:

@@ -37,10 +37,8 @@ def text_of(value: Value) -> str | None:
     match value:
         case bool():
             return None
-        case int():
-            return str(value)
-        case float():
-            return str(value) if math.isfinite(value) else None
+        case int() | float():
+            return str(value) if isinstance(value, int) or math.isfinite(value) else None
         case str():
             return value or None
         case list():
@@ -99,11 +97,8 @@ def _moment(value: Value) -> datetime | None:
     match value:
         case Timestamp():
             return EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1000)
-        case bool() | None:
-            return None
-        case int() | float():
-            seconds = value / 1000 if value >= MILLISECONDS_FROM else value
-            return EPOCH + timedelta(seconds=seconds) if seconds > 0 else None
+        case int() | float() if value > 0 and not isinstance(value, bool):
+            return EPOCH + timedelta(seconds=value / 1000 if value >= MILLISECONDS_FROM else value)
         case str() if value.strip().isdecimal():
             return _moment(int(value))
         case str():

@@ -33,7 +33,8 @@ INSERT INTO messages (user_id, id, seq, conversation_id, role, text, exact, sear
 SELECT :user_id, m.* FROM unnest(
     cast(:ids AS uuid[]), cast(:seqs AS bigint[]), cast(:conversations AS uuid[]), cast(:roles AS text[]),
     cast(:texts AS text[]), cast(:exacts AS text[]), cast(:folded AS text[]), cast(:tokens AS int[]),
-    cast(:questions AS bool[]), cast(:moments AS timestamptz[]), cast(:sources AS jsonb[]), cast(:segments AS bigint[])) m
+    cast(:questions AS bool[]), cast(:moments AS timestamptz[]), cast(:sources AS jsonb[]),
+    cast(:segments AS bigint[])) m
 """)
 
 

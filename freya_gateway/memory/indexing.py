@@ -5,8 +5,8 @@ from datetime import timedelta
 from uuid import UUID
 
 from freya_gateway.clock import Now
-from freya_gateway.db import indexing as store
 from freya_gateway.db import imports, memory_work
+from freya_gateway.db import indexing as store
 from freya_gateway.db.engine import Database
 from freya_gateway.db.imports import ImportedConversation
 from freya_gateway.db.indexing import NewSegment, OpenSegment, Unindexed
