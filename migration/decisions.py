@@ -51,7 +51,7 @@ def _decided(  # noqa: PLR0913, PLR0917
                 owner=outcome.owner,
                 part=facts.slot_of(outcome),
                 said_at=outcome.said_at,
-                checksum=facts.checksum(facts.statement_of(outcome)),
+                checksum=facts.checksum(facts.statement_of(outcome), outcome.said_at),
             )
         case MappedTopic():
             checksum = topics.checksum(outcome)

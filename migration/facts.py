@@ -112,9 +112,9 @@ def _noted(row: Row) -> Note:
     return Note(row["id"], row["checksum"], row["digest"], part=row["part"])
 
 
-def checksum(statement: str) -> bytes:
-    """Of what a fact says."""
-    return digest(statement)
+def checksum(statement: str, said_at: datetime | None) -> bytes:
+    """Of what a fact says, and since when, if that was told."""
+    return digest([statement, said_at and said_at.isoformat()])
 
 
 def slot_of(mapped: MappedFact) -> str:

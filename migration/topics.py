@@ -128,7 +128,7 @@ def _of_segments(mentions: dict[int, Sequence[str]], firsts: Sequence[int], name
 
 def checksum(mapped: MappedTopic) -> bytes:
     """Of what a topic says."""
-    return digest([mapped.title, *mapped.keywords, mapped.summary])
+    return digest([mapped.title, *mapped.keywords, mapped.summary, mapped.last_at and mapped.last_at.isoformat()])
 
 
 def _topic(identity: UUID, mapped: MappedTopic) -> BackupTopic:

@@ -25,7 +25,7 @@ WHERE l.origin = :origin AND l.kind = 'message' AND l.id = ANY(cast(:ids AS uuid
 """)
 # What the app has done to a fact since is in its history: then it may say something else.
 FACTS = Query(f"""
-SELECT l.id, l.user_id, l.owner, l.kind, f.id IS NOT NULL AS is_there, f.statement, {facts.EDITED} AS edited
+SELECT l.id, l.user_id, l.owner, l.kind, f.id IS NOT NULL AS is_there, f.statement, f.said_at, {facts.EDITED} AS edited
 FROM freya_migration.loaded l LEFT JOIN facts f ON f.user_id = l.user_id AND f.id = l.id
 WHERE l.origin = :origin AND l.kind IN ('fact', 'merged') AND l.id = ANY(cast(:ids AS uuid[]))
 """)
@@ -181,7 +181,7 @@ def _fault(decision: Decision, row: Row, origin: str, sums: _Sums) -> str | None
 def _checksum(decision: Decision, row: Row, origin: str) -> bytes | None:
     """Of what was read back; None where it is not even where it belongs."""
     if decision.kind == "fact":
-        return facts.checksum(row["statement"])
+        return facts.checksum(row["statement"], decision.said_at and row["said_at"])
     if decision.kind == "topic":
         return decision.checksum
     conversation = messages.conversation_id(origin, row["owner"], row["part"])

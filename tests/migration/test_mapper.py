@@ -245,7 +245,7 @@ def test_a_map_of_facts_is_a_fact_for_each_leaf():
         ("memories/f", {"content": "Plays", "category": "hobby"}, MappedFact("owner", "hobby", "Plays", None)),
         ("facts/f", {"text": "Plays the cello"}, MappedFact("owner", "", "Plays the cello", None)),
         ("facts/f", {"type": "job", "value": {"a": 1}}, Rejected("no_value")),
-        ("topics/t", {"label": "Clay", "keywords": ["kiln"], "summary": "s"}, MappedTopic("owner", "Clay", ("kiln",), "s", None)),
+        ("topics/t", {"label": "Clay", "keywords": ["kiln"]}, MappedTopic("owner", "Clay", ("kiln",), "", None)),
         ("topics/t", {"embedding": [1.0]}, Rejected("no_title")),
     ],
 )  # fmt: skip

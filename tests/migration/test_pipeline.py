@@ -1,17 +1,10 @@
 """Whole runs into a real PostgreSQL, from a source in memory."""
 
-import asyncio
 import json
-import os
-import sys
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID, uuid4
 
 import aiohttp
-import asyncpg
 import pytest
 
 from freya_gateway.clock import utc_now
@@ -19,86 +12,14 @@ from freya_gateway.db.engine import Database
 from freya_gateway.db.imports import ImportedConversation, ImportedMessage, insert_history
 from freya_gateway.memory.facts import Edit, FactService
 from freya_gateway.memory.indexing import index_batch
-from migration.documents import Document, GeoPoint, Loss, Page, Reference, Timestamp, Unresolved, Value, Vector
-from migration.mapping import Policy, Settings, load_mapping
+from migration.documents import Document, GeoPoint, Reference, Timestamp, Unresolved, Value, Vector
 from migration.messages import PIECE, NotEmpty
-from migration.pipeline import Job, Report, Stopped, run
-from migration.rollback import roll_back
-from migration.staging import Held, hold, origin_of
-from migration.target import held
+from migration.pipeline import Stopped
+from migration.staging import Held, hold
 from migration.values import decode, encode
 from tests.gateway import running, settings_for
+from tests.migration.memory import BEGAN, KNOWN, Memory, command, everything, migrate, predecessor, rolled_back, rows
 from tests.model_server import ModelServer
-
-BEGAN = 1_700_000_000
-
-
-@dataclass
-class Memory:
-    """A source of documents in memory, three a page; `breaks_after` pages it fails."""
-
-    documents: Sequence[Document]
-    breaks_after: int | None = None
-    kind: str = "memory"
-    project: str = "p"
-    database: str = "(default)"
-    fingerprint: str = "1"
-
-    def goes_on(self, fingerprint: str, *, complete: bool) -> bool:
-        return fingerprint == self.fingerprint
-
-    async def expected(self) -> int | None:
-        return len(self.documents)
-
-    async def pages(self, after: str | None = None) -> AsyncIterator[Page]:
-        for start in range(int(after or 0), len(self.documents), 3):
-            if self.breaks_after is not None and start >= self.breaks_after * 3:
-                raise ConnectionError("cut")
-            yield Page(self.documents[start : start + 3], str(start + 3))
-
-    def losses(self) -> Sequence[Loss]:
-        return ()
-
-    async def aclose(self) -> None:
-        return
-
-
-def predecessor(count: int = 8) -> list[Document]:
-    """Flat messages with either speaker's text in `user`; a silence of a day after the first half."""
-    return [
-        Document(("messages", f"m{n}"), {"user": f"line \x00 {n}", "timestamp": Timestamp(_second(n, count), 1000)})
-        for n in range(count)
-    ]
-
-
-def _second(n: int, count: int) -> int:
-    return BEGAN + n * 60 + (86_400 if n >= count // 2 else 0)
-
-
-async def migrate(database: Database, source: Memory, **options: Any) -> Report:
-    dry_run = options.pop("dry_run", False)
-    mapping = options.pop("mapping", None) or load_mapping()
-    policy = Policy(owner="owner", infer_roles=True).model_copy(update=options)
-    settings = Settings(mapping=mapping, policy=policy)
-    return await run(database, Job(origin_of(source), source, settings), dry_run=dry_run)
-
-
-async def rolled_back(database: Database, *, dry_run: bool = False) -> dict[str, int]:
-    async with held(database, undo=dry_run) as target:
-        return await roll_back(target, "p/(default)")
-
-
-@pytest.fixture
-async def bare(database_url: str, database: Database) -> Database:
-    connection = await asyncpg.connect(database_url)
-    await connection.execute("DROP SCHEMA IF EXISTS freya_migration CASCADE")
-    await connection.close()
-    return database
-
-
-async def rows(database: Database, sql: str = "SELECT * FROM messages ORDER BY seq") -> list[dict[str, Any]]:
-    async with database.reading() as connection:
-        return [dict(zip(row.keys(), row.values(), strict=True)) for row in await connection.fetch(sql)]
 
 
 @pytest.mark.parametrize(
@@ -213,16 +134,6 @@ async def test_an_unknown_collection_stops_the_run(bare: Database):
         await migrate(bare, Memory([Document(("invoices", "i"), {"type": "job"})]))
 
 
-async def command(url: str, *words: str) -> tuple[int, str]:
-    """Exit code and output of `python -m migration`."""
-    surroundings = os.environ | {"DATABASE_URL": url, "COLUMNS": "200"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "migration", *words, env=surroundings, stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await process.communicate()
-    return process.returncode or 0, output.decode()
-
-
 async def test_commands_tell_how_things_stand(bare: Database, database_url: str):
     assert await command(database_url, "status") == (0, "")
     rejected = Document(("messages", "odd\ud800/\x00"), {"timestamp": Timestamp(BEGAN)})
@@ -269,22 +180,6 @@ async def test_a_second_reading_is_not_completed_by_the_first(bare: Database):
     assert len(await rows(bare, "SELECT * FROM freya_migration.documents WHERE reading = 2")) == 3
     fewer = await migrate(bare, Memory(predecessor(9)[:6], fingerprint="3"))
     assert (fewer.documents, sum(fewer.added.values()), fewer.faults) == (6, 0, [])
-
-
-def fact(name: str, day: int, **fields: Value) -> Document:
-    return Document(("userFacts", name), {"timestamp": Timestamp(BEGAN + day * 86_400), **fields})
-
-
-KNOWN = [
-    fact("a", 1, type="location", value="Oslo", userId="owner"),
-    fact("b", 3, type="location", value="Skagen", confidence=70),
-    fact("c", 2, type="pets", value=["Momo", "Kiki"]),
-    fact("d", 4, type="pets", value="Momo, Kiki"),
-    fact("e", 5, type="health", value="Has diabetes"),
-    fact("f", 6, value="Plays the \x00 cello"),
-    fact("g", 7, type="job"),
-    fact("h", 8, type="job", value={"nested": "no"}),
-]
 
 
 async def test_facts_become_freyas_and_the_newer_of_two_holds(bare: Database):
@@ -392,21 +287,6 @@ async def test_topics_are_those_of_the_messages_that_name_them(bare: Database):
     before = await rows(bare, "SELECT * FROM topics ORDER BY id")
     assert sum((await migrate(bare, Memory([*talk, *topics]))).added.values()) == 0
     assert await rows(bare, "SELECT * FROM topics ORDER BY id") == before
-
-
-TABLES = (
-    "users", "streams", "conversations", "messages", "segments", "topics", "facts", "fact_events", "fact_sources",
-    "term_stats", "collection_stats", "memory_work",
-)  # fmt: skip
-
-
-async def everything(database: Database) -> dict[str, list[dict[str, Any]]]:
-    found = {table: await rows(database, f"SELECT * FROM {table} ORDER BY {table}::text") for table in TABLES}
-    for stream in found["streams"]:
-        stream["last_message"] = None  # a number is not given twice
-    for user in found["memory_work"]:
-        user["done_seq"] = None
-    return found
 
 
 async def test_a_rollback_leaves_the_target_as_it_was(bare: Database):
