@@ -20,7 +20,7 @@ from migration import pipeline, show, staging
 from migration.compare import compare
 from migration.documents import Source, SourceError
 from migration.inspection import inspect as look_into
-from migration.mapping import Mapping, MappingError, Policy, Settings, load_mapping
+from migration.mapping import MappingError, Policy, Settings, load_mapping
 from migration.messages import NotEmpty
 from migration.progress import Progress
 from migration.rollback import roll_back
@@ -28,6 +28,7 @@ from migration.sources import open_source
 from migration.staging import Held
 from migration.target import held
 
+DEFAULT = Path("default")
 FATAL, USAGE, REJECTS, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 T = TypeVar("T")
 commands = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -38,7 +39,7 @@ SourceName = Annotated[str, typer.Argument(help="firestore://PROJECT[/DATABASE],
 Project = Annotated[str | None, typer.Option(help="The project, where a dump does not say it.")]
 SourceDatabase = Annotated[str | None, typer.Option(help="Its Firestore database, where a dump does not say it.")]
 Template = Annotated[str | None, typer.Option(help="Where documents of a dump without paths stood: users/{id}.")]
-MappingFile = Annotated[Path | None, typer.Option(help="A mapping file instead of the default one.")]
+MappingFile = Annotated[Path | None, typer.Option(help="A mapping file; `default` is the one that comes with it.")]
 OwnerName = Annotated[str | None, typer.Option(help="The user of what names nobody.")]
 Zone = Annotated[str | None, typer.Option(help="Zone of times without one, e.g. Europe/Berlin.")]
 LocalAsUtc = Annotated[bool | None, typer.Option(help="Stored times are local, taken for UTC.")]
@@ -64,7 +65,10 @@ class _Options:
 
     def settings(self, before: Settings | None = None) -> Settings:
         """With those of the run before, where nothing else is said. Raises MappingError."""
-        mapping: Mapping = load_mapping(self.mapping) if self.mapping or before is None else before.mapping
+        if self.mapping is None and before is not None:
+            mapping = before.mapping
+        else:
+            mapping = load_mapping(self.mapping if self.mapping != DEFAULT else None)
         mapping = mapping.model_copy(update={"skip": tuple(dict.fromkeys((*mapping.skip, *self.skip)))})
         known = ("owner", "zone", "local_as_utc", "infer_roles")
         given = {name: value for name in known if (value := getattr(self, name)) is not None}
@@ -94,12 +98,14 @@ def run(  # noqa: PLR0913, PLR0917
     report: ReportFolder = None,
     json_log: JsonLog = False,
 ) -> None:
-    """Extract, map, load and verify; the same command again goes on where it was stopped."""
+    """Extract, map, load and verify; the same command again goes on where it was stopped. Options that are not given
+    are those of the run before."""
     options = _Options(mapping, owner, time_zone, local_as_utc, infer_roles, tuple(skip or ()))
 
     async def work(database: Database) -> pipeline.Report:
         origin = open_source(source, project=project, database=source_database, path_template=path_template)
-        settings = options.settings()
+        before = await _run_before(database, staging.origin_of(origin))
+        settings = options.settings(before and before.settings)
         return await _run(database, origin, settings, _Way(dry_run, report, json_log))
 
     raise typer.Exit(_shown(_with_database(work)).exit_code)

@@ -88,6 +88,9 @@ async def run(database: Database, job: Job, *, dry_run: bool = False) -> Report:
         if job.source is not None:
             await _read(target, job, job.source)
             losses = job.source.losses()
+        else:
+            async with target.transaction() as connection:
+                await staging.settle(connection, job.origin, job.settings)
         await _map(target, job)
         tally = await Loader(target, job.origin, job.settings, job.tell).load()
         async with target.transaction() as connection:

@@ -184,13 +184,18 @@ async def hold(connection: Connection) -> None:
 async def begin(connection: Connection, source: Source, settings: Settings) -> tuple[str | None, bool]:
     """Cursor to read on from, and whether all has been read. What has changed is read anew from its beginning; a row
     that this reading does not meet is gone from the source."""
-    origin, told = origin_of(source), settings.model_dump_json()
+    origin = origin_of(source)
     row = await RUN.first(connection, origin=origin)
     if row is not None and source.goes_on(row["fingerprint"], complete=row["complete"]):
-        await SETTLE.execute(connection, origin=origin, settings=told)
+        await settle(connection, origin, settings)
         return row["cursor"], row["complete"]
-    await BEGIN.execute(connection, origin=origin, fingerprint=source.fingerprint, settings=told)
+    await BEGIN.execute(connection, origin=origin, fingerprint=source.fingerprint, settings=settings.model_dump_json())
     return None, False
+
+
+async def settle(connection: Connection, origin: str, settings: Settings) -> None:
+    """Keeps what documents become from now on."""
+    await SETTLE.execute(connection, origin=origin, settings=settings.model_dump_json())
 
 
 async def add(connection: Connection, origin: str, page: Page) -> None:

@@ -68,9 +68,9 @@ async def migrate(database: Database, source: Memory, **options: Any) -> Report:
     return await run(database, Job(origin_of(source), source, settings), dry_run=dry_run)
 
 
-async def rolled_back(database: Database, *, dry_run: bool = False) -> dict[str, int]:
-    async with held(database, undo=dry_run) as target:
-        return await roll_back(target, "p/(default)")
+async def rolled_back(database: Database, origin: str = "p/(default)") -> dict[str, int]:
+    async with held(database) as target:
+        return await roll_back(target, origin)
 
 
 async def rows(database: Database, sql: str = "SELECT * FROM messages ORDER BY seq") -> list[dict[str, Any]]:
