@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from freya_gateway.db.engine import Database
-from migration.documents import Document, Loss, Page, Timestamp, Value
+from migration.documents import Document, Loss, Page, Source, Timestamp, Value
 from migration.mapping import Policy, Settings, load_mapping
 from migration.pipeline import Job, Report, run
 from migration.rollback import roll_back
@@ -60,7 +60,7 @@ def _second(n: int, count: int) -> int:
     return BEGAN + n * 60 + (86_400 if n >= count // 2 else 0)
 
 
-async def migrate(database: Database, source: Memory, **options: Any) -> Report:
+async def migrate(database: Database, source: Source, **options: Any) -> Report:
     dry_run = options.pop("dry_run", False)
     mapping = options.pop("mapping", None) or load_mapping()
     policy = Policy(owner="owner", infer_roles=True).model_copy(update=options)

@@ -22,7 +22,7 @@ from migration.mapping import (
 
 AT = Timestamp(1_700_000_000)
 MOMENT = datetime.fromtimestamp(1_700_000_000, UTC)
-SAID = {"role": "user", "text": "Hello", "timestamp": AT}
+SAID: dict[str, Value] = {"role": "user", "text": "Hello", "timestamp": AT}
 SETTINGS = Settings(mapping=load_mapping(), policy=Policy(owner="owner"))
 
 
@@ -120,7 +120,8 @@ def test_when_it_was_said(time: dict[str, Value]):
 
 
 def test_times_without_a_zone_are_of_the_zone_that_was_named():
-    naive, stored = {**SAID, "timestamp": "2023-11-14T23:13:20"}, {**SAID, "timestamp": Timestamp(1_700_003_600)}
+    naive: dict[str, Value] = {**SAID, "timestamp": "2023-11-14T23:13:20"}
+    stored: dict[str, Value] = {**SAID, "timestamp": Timestamp(1_700_003_600)}
     berlin = settings(zone="Europe/Berlin")
     assert one("messages/m", naive, by=berlin).said_at == MOMENT
     assert one("messages/m", stored, by=berlin).said_at != MOMENT
