@@ -1,4 +1,7 @@
-"""`python -m benchmarks [streaming|idle|resume|memory|all] [--quick]`. Starts all it needs on loopback, then stops."""
+"""`python -m benchmarks [streaming|idle|resume|memory|migration|all] [--quick]`.
+
+Starts all it needs on loopback, then stops it.
+"""
 
 import argparse
 import signal
@@ -7,12 +10,12 @@ import sys
 import uvloop
 from rich.console import Console
 
-from benchmarks import idle, memory, resume, streaming
+from benchmarks import idle, memory, migration, resume, streaming
 from benchmarks.processes import RESULTS, Cores, divide_cores, pin, raise_file_limit
 from benchmarks.report import Report
 from benchmarks.stage import Stage, database, stage
 
-PARTS = ("streaming", "idle", "resume", "memory")
+PARTS = ("streaming", "idle", "resume", "memory", "migration")
 IDLE_STREAMS, FEW_IDLE_STREAMS = 5000, 500
 
 
@@ -57,6 +60,10 @@ async def _measure_part(part: str, ready: Stage, report: Report, console: Consol
         pin(ready.cores.tested)  # it measures in this process; PostgreSQL stays where it is
         plan = memory.Plan(sizes=(1_000, 10_000), others=100, turns=50) if quick else memory.Plan()
         report.memory = await memory.measure(ready.database_url, plan, say)
+    elif part == "migration":
+        pin(ready.cores.tested)
+        plan = migration.Plan(messages=10_000) if quick else migration.Plan()
+        report.migration = await migration.measure(ready.database_url, plan, say)
     else:
         plan = resume.Plan(rate=400, cold=1) if quick else resume.Plan()
         report.resume = await resume.measure(ready, plan, say)

@@ -13,6 +13,7 @@ from rich.markdown import Markdown
 
 from benchmarks.idle import IdleFigures
 from benchmarks.memory import ASSEMBLED, CACHED_PRICE, Latency, MemoryFigures, Prefix
+from benchmarks.migration import MigrationFigures
 from benchmarks.processes import Cores
 from benchmarks.resume import ResumeFigures
 from benchmarks.streaming import StreamingFigures, StreamingResult
@@ -26,6 +27,8 @@ MOST_IDLE_BYTES = 25 * KILOBYTE
 MOST_SEARCH_MS = {1_000: 15.0, 100_000: 25.0, 1_000_000: 60.0}  # p95, by messages of the user
 MOST_ASSEMBLY_MS = 5.0  # p50
 LEAST_REPEATED = 0.8  # of a prompt's tokens
+MOST_MIGRATION_MEGABYTES = 300.0
+LEAST_OF_COPY = 0.25  # of a plain COPY's speed
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class Report:
     idle: dict[str, IdleFigures] | None = None
     resume: ResumeFigures | None = None
     memory: MemoryFigures | None = None
+    migration: MigrationFigures | None = None
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -62,6 +66,8 @@ class Report:
             parts += _resume(self.resume)
         if self.memory:
             parts += _memory(self.memory)
+        if self.migration:
+            parts += _migration(self.migration)
         return "\n\n".join(parts) + "\n"
 
     def show(self, console: Console) -> None:
@@ -83,6 +89,8 @@ class Report:
             found["resume"] = asdict(self.resume)
         if self.memory:
             found["memory"] = asdict(self.memory)
+        if self.migration:
+            found["migration"] = asdict(self.migration)
         return found
 
 
@@ -203,6 +211,24 @@ def _memory_targets(figures: MemoryFigures) -> list[list[str]]:
             f"{repeated:.1%}",
             "met" if repeated >= LEAST_REPEATED else MISSED,
         ],
+    ]
+
+
+def _migration(figures: MigrationFigures) -> list[str]:
+    times = figures.steps | {"whole command": figures.run, "plain COPY of the rows": figures.copy}
+    steps = [[name, f"{seconds:.1f} s"] for name, seconds in times.items()]
+    memory, speed = figures.peak_memory / MEGABYTE, figures.messages / figures.run
+    met = MET if figures.of_copy >= LEAST_OF_COPY else MISSED
+    return [
+        f"## Migration of {figures.messages:,} messages from a dump\n\n{speed:,.0f} documents a second in all.",
+        _table(["step", "time"], steps),
+        _table(
+            ["asked for", "wanted", "found", ""],
+            [
+                _target("peak memory", MOST_MIGRATION_MEGABYTES, memory, "{:.0f} MB"),
+                ["loading, of a plain COPY's speed", f"{LEAST_OF_COPY:.0%}", f"{figures.of_copy:.0%}", met],
+            ],
+        ),
     ]
 
 
