@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from freya_gateway.db.engine import Database
+from freya_gateway.db.engine import FAILURES, Database
 from freya_gateway.db.query import Query
 from freya_gateway.errors import ConfigurationError, Unavailable
 from freya_gateway.settings import load_settings
@@ -26,7 +26,7 @@ from migration.progress import Progress
 from migration.rollback import roll_back
 from migration.sources import open_source
 from migration.staging import Held
-from migration.target import held
+from migration.target import NotMigrated, held
 
 DEFAULT = Path("default")
 FATAL, USAGE, REJECTS, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
@@ -387,8 +387,11 @@ def _done(work: Coroutine[Any, Any, T]) -> T:
         raise _end(str(error), USAGE) from error
     except SourceError as error:
         raise _end(f"{error} {error.place} {error.advice}".strip(), FATAL) from error
-    except (Held, pipeline.Stopped, NotEmpty, Unavailable) as error:
+    except (Held, pipeline.Stopped, NotEmpty, NotMigrated) as error:
         raise _end(str(error), FATAL) from error
+    except (Unavailable, *FAILURES) as error:
+        said = str(error).partition("\n")[0] or type(error).__name__  # a second line may hold values
+        raise _end(f"the database: {said}; check DATABASE_URL, then give the same command again", FATAL) from error
     except KeyboardInterrupt as error:
         raise _end("stopped; the same command goes on from here", INTERRUPTED) from error
 

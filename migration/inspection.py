@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from migration.decisions import collection_of
 from migration.documents import Document, GeoPoint, Loss, Reference, Source, Timestamp, Unresolved, Value, Vector
 from migration.mapper import map_document, rule_of
-from migration.mapping import MappedFact, MappedMessage, MappedTopic, Rejected, Settings, Skipped
+from migration.mapping import Kind, MappedFact, MappedMessage, MappedTopic, Mapping, Rejected, Settings, Skipped
 from migration.progress import Step, Tell
 
 MOST_FIELDS = 200  # of a collection; a map with ids for keys has no end
@@ -18,18 +18,19 @@ TYPES: Sequence[tuple[type, str]] = (
     (GeoPoint, "point"), (Reference, "reference"), (Vector, "vector"), (Unresolved, "unresolved"), (list, "list"),
     (dict, "map"), (type(None), "null"),
 )  # fmt: skip
-KINDS = {MappedMessage: "message", MappedFact: "fact", MappedTopic: "topic"}
+KINDS: dict[type, Kind] = {MappedMessage: "message", MappedFact: "fact", MappedTopic: "topic"}
 
 
 @dataclass(slots=True)
 class Found:
     """A collection: `documents`, `fields` by name and type, `outcomes` of what lies in the documents, the `rule` of the
-    mapping that fits (empty where none does: the run would stop)."""
+    mapping that fits; empty where none does: the run would stop."""
 
     documents: int = 0
     rule: str = ""
     fields: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter[str]))
     outcomes: Counter[str] = field(default_factory=Counter[str])
+    looks_like: str = ""  # where no rule fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ async def inspect(source: Source, settings: Settings, tell: Tell) -> Inspection:
             _look(collections[collection_of(document)], document, settings)
         read += len(page.documents)
         tell(Step("inspecting", read, expected))
+    for found in collections.values():
+        found.looks_like = "" if found.rule else guess(found, settings.mapping)
     origin = f"{source.project}/{source.database}"
     return Inspection(source.kind, origin, expected, dict(sorted(collections.items())), source.losses())
 
@@ -74,6 +77,17 @@ def _look(found: Found, document: Document, settings: Settings) -> None:
                 found.outcomes[f"skipped: {outcome.rule}"] += 1
             case _:
                 found.outcomes[KINDS[type(outcome)]] += 1
+
+
+def guess(found: Found, mapping: Mapping) -> str:
+    """The kind that a collection without a rule looks like, by the names of its fields; empty where like none."""
+    names = set(found.fields)
+    for kind in KINDS.values():
+        rule = mapping.reading(kind)
+        telling = {"message": (rule.text, rule.time), "fact": (rule.value, rule.slot), "topic": (rule.title, rule.time)}
+        if all(names & {*candidates} for candidates in telling[kind]):
+            return kind
+    return ""
 
 
 def type_of(value: Value) -> str:

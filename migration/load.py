@@ -11,7 +11,7 @@ from freya_gateway.db import facts, memory_work, turns, users
 from freya_gateway.db.query import Connection, Query
 from migration.facts import Facts
 from migration.mapping import Settings
-from migration.messages import Messages
+from migration.messages import Messages, NotEmpty
 from migration.progress import Tell
 from migration.staging import Note, Owner, Target, analyze, note
 from migration.tally import Tally
@@ -20,6 +20,15 @@ from migration.topics import Topics
 OWNERS = Query("""
 SELECT owner FROM freya_migration.outcomes WHERE origin = :origin AND outcome = 'mapped'
 UNION SELECT owner FROM freya_migration.loaded WHERE origin = :origin ORDER BY owner
+""")
+# Users with messages of their own, for whom more are to come.
+FOREIGN = Query("""
+SELECT u.id FROM users u WHERE EXISTS (SELECT 1 FROM messages m WHERE m.user_id = u.id)
+AND EXISTS (SELECT 1 FROM freya_migration.outcomes o
+            WHERE o.origin = :origin AND o.owner = u.subject AND o.kind = 'message')
+AND NOT EXISTS (SELECT 1 FROM freya_migration.loaded l
+                WHERE l.origin = :origin AND l.user_id = u.id AND l.kind = 'message')
+LIMIT 20
 """)
 IS_USER = Query("SELECT EXISTS (SELECT 1 FROM users WHERE subject = :owner)")
 
@@ -39,6 +48,9 @@ class Loader:
         async with self._target.transaction() as connection:
             await analyze(connection, "freya_migration.loaded")
             owners = await OWNERS.all(connection, origin=self._origin)
+            foreign = await FOREIGN.all(connection, origin=self._origin)
+            if foreign:
+                raise NotEmpty(", ".join(str(row["id"]) for row in foreign))
         for row in owners:
             async with self._target.transaction() as connection:
                 await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")

@@ -113,7 +113,10 @@ TIMES = (
 
 
 class NotEmpty(Exception):
-    """The user has messages of their own already: a history cannot be put in front of them."""
+    """Users have messages of their own already: a history cannot be put in front of them."""
+
+    def __init__(self, users: str) -> None:
+        super().__init__(f"has messages already, and a history cannot be put in front of them: user {users}")
 
 
 @dataclass(slots=True)
@@ -150,7 +153,7 @@ class Messages:
         ids = {"origin": self.owner.origin, "user_id": self.owner.user_id}
         row = await HISTORY.one(self.connection, **ids)
         if row["is_there"] and not row["ours"]:
-            raise NotEmpty(f"user {self.owner.user_id} has messages already; a history cannot be put among them")
+            raise NotEmpty(str(self.owner.user_id))
 
     async def _settle(self, changed: Sequence[Row], gone: Sequence[UUID]) -> None:
         """Takes out or rewrites what is not as it is wanted."""

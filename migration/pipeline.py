@@ -100,9 +100,9 @@ async def run(database: Database, job: Job, *, dry_run: bool = False) -> Report:
         found = await report(target, job.origin, job.settings)
         return replace(
             found,
-            added=+tally.added,
-            changed=+tally.changed,
-            removed=+tally.removed,
+            added=dict(+tally.added),
+            changed=dict(+tally.changed),
+            removed=dict(+tally.removed),
             kept=tally.kept,
             losses=losses,
         )

@@ -42,7 +42,7 @@ class Progress:
         console = Console(stderr=True, highlight=False)
         self._as_json, self._console = as_json, console
         self._told = self._began = time.monotonic()
-        self._name, self._from = "", 0
+        self._name, self._from, self._done = "", 0, 0
         rate = TextColumn("{task.fields[rate]}/s {task.fields[rejects]}")
         columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn())
         self._bars = Bars(*columns, rate, TimeRemainingColumn(), console=console) if console.is_terminal else None
@@ -60,8 +60,9 @@ class Progress:
     def __call__(self, step: Step) -> None:
         now = time.monotonic()
         is_new = step.name != self._name
-        if is_new:
+        if is_new or step.done < self._done:  # another step, or another user's messages
             self._name, self._began, self._from, self._task = step.name, now, step.done, None
+        self._done = step.done
         rate = (step.done - self._from) / max(now - self._began, 0.001)
         if self._bars and not self._as_json:
             self._draw(self._bars, step, rate)

@@ -57,7 +57,8 @@ def show_inspection(found: Inspection) -> None:
     table = Table("collection", "documents", "read as", "would become")
     for name, collection in found.collections.items():
         outcomes = "\n".join(f"{count} {outcome}" for outcome, count in collection.outcomes.most_common())
-        rule = collection.rule or Text("unknown: the run would stop", "bold red")
+        like = f", looks like {collection.looks_like}" if collection.looks_like else ""
+        rule = collection.rule or Text(f"unknown{like}: the run would stop", "bold red")
         table.add_row(name, str(collection.documents), rule, outcomes)
     console.print(table)
     fields = Table("collection", "field", "types")
@@ -65,6 +66,11 @@ def show_inspection(found: Inspection) -> None:
         for field, types in sorted(collection.fields.items()):
             fields.add_row(name, field, ", ".join(f"{kind} {count}" for kind, count in types.most_common()))
     console.print(fields)
+    for name, collection in found.collections.items():
+        if collection.rule:
+            continue
+        kind, path = collection.looks_like or "skip", name.replace("/", "/*/") + "/*"
+        console.print(f'a mapping file may say of it: [[collections]] paths = ["{path}"] kind = "{kind}"', markup=False)
     for loss in found.losses:
         console.print(Text(f"lost before, in the source: {loss.code} ({loss.detail})", "yellow"), soft_wrap=True)
     count = "" if found.expected is None else f" of {found.expected} that it counts"

@@ -6,6 +6,8 @@ from typing import Any, cast
 
 from freya_gateway.db.engine import Database
 from freya_gateway.db.query import Connection
+from freya_gateway.db.revision import read_revision
+from freya_gateway.db.schema import head_revision
 from migration.staging import Target, hold
 
 
@@ -21,11 +23,18 @@ class _Undone:
             yield self._connection
 
 
+class NotMigrated(Exception):
+    """The database does not have the tables that are to be filled."""
+
+
 @asynccontextmanager
 async def held(database: Database, *, undo: bool = False) -> AsyncGenerator[Target, None]:
-    """The target, for one run alone; `undo`: nothing of it stays. Raises Held."""
+    """The target, for one run alone; `undo`: nothing of it stays. Raises Held, NotMigrated."""
     guard = await database.connect()
     try:
+        found, wanted = await read_revision(guard), head_revision()
+        if found != wanted:
+            raise NotMigrated(f"the database is at {found or 'no revision'}, not at {wanted}: `freya db upgrade` first")
         await hold(guard)
         if not undo:
             yield database

@@ -78,11 +78,17 @@ async def rows(database: Database, sql: str = "SELECT * FROM messages ORDER BY s
         return [dict(zip(row.keys(), row.values(), strict=True)) for row in await connection.fetch(sql)]
 
 
-async def command(url: str, *words: str) -> tuple[int, str]:
-    """Exit code and output of `python -m migration`."""
+async def command(url: str, *words: str, errors: bool = False) -> tuple[int, str]:
+    """Exit code and output of `python -m migration`; with its error output, if that is asked for."""
     surroundings = os.environ | {"DATABASE_URL": url, "COLUMNS": "200"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "migration", *words, env=surroundings, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "migration",
+        *words,
+        env=surroundings,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT if errors else None,
     )
     output, _ = await process.communicate()
     return process.returncode or 0, output.decode()

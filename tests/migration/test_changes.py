@@ -92,6 +92,21 @@ async def test_what_changed_in_the_source_comes_over_exactly(bare: Database):
     assert (again.added, again.changed, again.removed, again.exit_code) == ({}, {}, {}, 0)
 
 
+async def test_a_rollback_after_changes_leaves_what_the_app_made(bare: Database):
+    before = await everything(bare)
+    facts = [fact("a", 1, type="pets", value="Momo"), fact("b", 1, type="location", value="Oslo")]
+    await migrate(bare, Memory([*HISTORY, *facts]))
+    await migrate(bare, Memory([*LATER, fact("b", 2, type="location", value="Skagen")], fingerprint="2"))
+    await rolled_back(bare)
+    assert await everything(bare) == before
+    await migrate(bare, Memory(HISTORY))
+    await say(bare)
+    await migrate(bare, Memory(LATER, fingerprint="2"))
+    await rolled_back(bare)
+    assert [row["text"] for row in await rows(bare)] == ["Words of my own about a cello"]
+    assert {row["lexeme"] for row in await rows(bare, "SELECT * FROM term_stats")} == {"word", "cello"}
+
+
 async def test_what_changed_after_words_in_freya_is_changed_in_its_place(bare: Database):
     await migrate(bare, Memory(HISTORY))
     before = await rows(bare)

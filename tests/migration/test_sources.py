@@ -1,5 +1,6 @@
 """The same project by every way in: live, a managed export, and dumps. The rows are the same."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ async def test_commands_from_the_first_look_to_the_last_delta(
     source = "firestore://cutover"
     code, told = await command(database_url, "inspect", source, "--owner", "owner")
     assert (code, "unknown: the run would stop" in told, "rejected: no_role" in told) == (0, True, True)
+    assert 'paths = ["tokens/*"] kind = "skip"' in told
     assert "bills 11 reads" in told
     assert (await command(database_url, "delta", source))[0] == 2
     assert (await command(database_url, "run", source, "--owner", "owner"))[0] == 1  # tokens
@@ -162,3 +164,46 @@ async def test_commands_from_the_first_look_to_the_last_delta(
     assert await rows(bare) == []
     code, told = await command(database_url, "rollback", "cutover/(default)")
     assert (code, "nothing of cutover/(default) is here" in told) == (0, True)
+
+
+async def test_a_damaged_export_brings_nothing(
+    bare: Database, database_url: str, seeded: Emulator, tmp_path: Path
+) -> None:
+    export = seeded.export(PROJECT, tmp_path)
+    output = next(path for path in export.rglob("output-0") if path.is_file())
+    bytes_ = bytearray(output.read_bytes())
+    bytes_[len(bytes_) // 2] ^= 1
+    output.write_bytes(bytes_)
+    assert (await command(database_url, "run", str(export), "--owner", "owner", "--skip", "tokens"))[0] == 1
+    assert await rows(bare) == []
+
+
+async def test_a_database_that_cannot_take_it_is_told(database_url: str, tmp_path: Path) -> None:
+    dump = str(companion.backup_lines(tmp_path / "b.ndjson", PROJECT))
+    nowhere = "postgresql://postgres:secret-word@127.0.0.1:1/none"
+    for url in (nowhere, database_url.replace("/freya_test", "/none_such")):
+        code, told = await command(url, "run", dump, "--owner", "owner", errors=True)
+        assert (code, "check DATABASE_URL" in told, "Traceback" in told) == (1, True, False)
+        assert "secret-word" not in told
+    empty = database_url.replace(database_url.split("@/")[1].split("?", maxsplit=1)[0], "postgres")
+    code, told = await command(empty, "run", dump, "--owner", "owner", errors=True)
+    assert (code, "freya db upgrade" in told) == (1, True)
+    code, told = await command(database_url, "run", dump, "--time-zone", "Europe/Atlantis", errors=True)
+    assert (code, "no time zone 'Europe/Atlantis'" in told) == (2, True)
+
+
+async def test_progress_can_be_read_by_a_machine(bare: Database, database_url: str, tmp_path: Path) -> None:
+    dump = str(companion.backup_lines(tmp_path / "b.ndjson", PROJECT))
+    words = ("run", dump, "--owner", "owner", "--skip", "tokens", "--json-log", "--report", str(tmp_path / "report"))
+    code, told = await command(database_url, *words, errors=True)
+    steps = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+    assert (code, list(dict.fromkeys(step["name"] for step in steps))) == (
+        3, ["reading", "mapping", "loading", "verifying"],
+    )  # fmt: skip
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert (report["exit_code"], report["added"], report["faults"]) == (3, companion.ADDED, [])
+    rejects = [json.loads(line) for line in (tmp_path / "report" / "rejects.ndjson").read_text().splitlines()]
+    assert len(rejects) == sum(companion.REJECTED.values())
+    assert "| messages | mapped |" in (tmp_path / "report" / "report.md").read_text()
+    written = "".join(path.read_text() for path in (tmp_path / "report").iterdir())
+    assert not any(words in written + told for words in ('flat"', "answered", "Plays the cello", "Momo"))
