@@ -12,7 +12,7 @@ from freya_gateway.db.query import Connection, Query
 from migration.facts import Facts
 from migration.mapping import Settings
 from migration.messages import Messages, NotEmpty
-from migration.progress import Tell
+from migration.progress import Step, Tell
 from migration.staging import Note, Owner, Target, analyze, note
 from migration.tally import Tally
 from migration.topics import Topics
@@ -45,6 +45,7 @@ class Loader:
 
     async def load(self) -> Tally:
         """What was done. Raises NotEmpty."""
+        self._tell(Step("loading"))
         async with self._target.transaction() as connection:
             await analyze(connection, "freya_migration.loaded")
             owners = await OWNERS.all(connection, origin=self._origin)

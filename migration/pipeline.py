@@ -137,6 +137,7 @@ async def _read(target: Target, job: Job, source: Source) -> None:
     if complete:
         return
     expected = await source.expected()
+    job.tell(Step("reading", read, expected))
     async for page in source.pages(cursor):
         async with target.transaction() as connection:
             await staging.add(connection, job.origin, page)
@@ -154,6 +155,7 @@ async def _map(target: Target, job: Job) -> None:
     """Decides anew on every document, in one transaction. Raises Stopped at an unknown collection."""
     async with target.transaction() as connection:
         documents: int = await staging.COUNT.value(connection, origin=job.origin)
+        job.tell(Step("mapping", 0, documents))
         await staging.FORGET.execute(connection, origin=job.origin)
         after, mapped, rejects = UUID(int=0), 0, 0
         while batch := await staging.batch(connection, job.origin, after=after):
