@@ -13,12 +13,10 @@ from migration.load import Loader
 from migration.mapping import Settings
 from migration.progress import Step, Tell, silent
 from migration.staging import Decision, Target
-from migration.target import held
+from migration.target import FILLED, held
 from migration.verify import Checksum, Fault, verify
 
 DOCUMENTS, OUTCOMES, LOADED = (f"freya_migration.{table}" for table in ("documents", "outcomes", "loaded"))
-
-FILLED = ("messages", "conversations", "segments", "term_stats", "facts", "fact_events", "topics")
 
 
 class Stopped(Exception):

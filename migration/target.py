@@ -8,7 +8,9 @@ from freya_gateway.db.engine import Database
 from freya_gateway.db.query import Connection
 from freya_gateway.db.revision import read_revision
 from freya_gateway.db.schema import head_revision
-from migration.staging import Target, hold
+from migration.staging import Target, analyze, hold
+
+FILLED = ("messages", "conversations", "segments", "term_stats", "facts", "fact_events", "topics")
 
 
 class _Undone:
@@ -46,5 +48,7 @@ async def held(database: Database, *, undo: bool = False) -> AsyncGenerator[Targ
             yield _Undone(guard)
         finally:
             await transaction.rollback()
+            for table in FILLED:  # what PostgreSQL counted meanwhile is not undone with the rows
+                await analyze(guard, table)
     finally:
         guard.terminate()
