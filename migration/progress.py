@@ -60,8 +60,10 @@ class Progress:
     def __call__(self, step: Step) -> None:
         now = time.monotonic()
         is_new = step.name != self._name
+        if is_new:
+            self._task = None
         if is_new or step.done < self._done:  # another step, or another user's messages
-            self._name, self._began, self._from, self._task = step.name, now, step.done, None
+            self._name, self._began, self._from = step.name, now, step.done
         self._done = step.done
         rate = (step.done - self._from) / max(now - self._began, 0.001)
         if self._bars and not self._as_json:
