@@ -45,6 +45,7 @@ Zone = Annotated[str | None, typer.Option(help="Zone of times without one, e.g. 
 LocalAsUtc = Annotated[bool | None, typer.Option(help="Stored times are local, taken for UTC.")]
 InferRoles = Annotated[bool | None, typer.Option(help="Messages without a role: by turns, and marked.")]
 Skip = Annotated[list[str] | None, typer.Option(help="A top-level collection to leave.")]
+Append = Annotated[bool | None, typer.Option(help="A history may come after what was said in Freya.")]
 DryRun = Annotated[bool, typer.Option(help="Do everything, then undo it.")]
 ReportFolder = Annotated[
     Path | None, typer.Option("--report", help="Write the result there: report.json, report.md, …")
@@ -62,6 +63,7 @@ class _Options:
     local_as_utc: bool | None = None
     infer_roles: bool | None = None
     skip: tuple[str, ...] = ()
+    append: bool | None = None
 
     def settings(self, before: Settings | None = None) -> Settings:
         """With those of the run before, where nothing else is said. Raises MappingError."""
@@ -70,7 +72,7 @@ class _Options:
         else:
             mapping = load_mapping(self.mapping if self.mapping != DEFAULT else None)
         mapping = mapping.model_copy(update={"skip": tuple(dict.fromkeys((*mapping.skip, *self.skip)))})
-        known = ("owner", "zone", "local_as_utc", "infer_roles")
+        known = ("owner", "zone", "local_as_utc", "infer_roles", "append")
         given = {name: value for name in known if (value := getattr(self, name)) is not None}
         policy = (before.policy if before else Policy()).model_copy(update=given)
         policy.check()
@@ -91,6 +93,7 @@ def run(  # noqa: PLR0913, PLR0917
     local_as_utc: LocalAsUtc = None,
     infer_roles: InferRoles = None,
     skip: Skip = None,
+    append: Append = None,
     project: Project = None,
     source_database: SourceDatabase = None,
     path_template: Template = None,
@@ -100,7 +103,7 @@ def run(  # noqa: PLR0913, PLR0917
 ) -> None:
     """Extract, map, load and verify; the same command again goes on where it was stopped. Options that are not given
     are those of the run before."""
-    options = _Options(mapping, owner, time_zone, local_as_utc, infer_roles, tuple(skip or ()))
+    options = _Options(mapping, owner, time_zone, local_as_utc, infer_roles, tuple(skip or ()), append)
 
     async def work(database: Database) -> pipeline.Report:
         origin = open_source(source, project=project, database=source_database, path_template=path_template)
@@ -120,6 +123,7 @@ def delta(  # noqa: PLR0913, PLR0917
     local_as_utc: LocalAsUtc = None,
     infer_roles: InferRoles = None,
     skip: Skip = None,
+    append: Append = None,
     project: Project = None,
     source_database: SourceDatabase = None,
     path_template: Template = None,
@@ -130,7 +134,7 @@ def delta(  # noqa: PLR0913, PLR0917
     json_log: JsonLog = False,
 ) -> None:
     """Bring over what has changed in the source since, with the options of the run before where none are given."""
-    options = _Options(mapping, owner, time_zone, local_as_utc, infer_roles, tuple(skip or ()))
+    options = _Options(mapping, owner, time_zone, local_as_utc, infer_roles, tuple(skip or ()), append)
 
     def opened() -> Source:
         return open_source(source, project=project, database=source_database, path_template=path_template)
@@ -262,12 +266,13 @@ def retry(  # noqa: PLR0913, PLR0917
     local_as_utc: LocalAsUtc = None,
     infer_roles: InferRoles = None,
     skip: Skip = None,
+    append: Append = None,
     dry_run: DryRun = False,
     report: ReportFolder = None,
     json_log: JsonLog = False,
 ) -> None:
     """Map once more what was read, with other options: what was rejected comes in. The source is not read again."""
-    options = _Options(mapping, owner, time_zone, local_as_utc, infer_roles, tuple(skip or ()))
+    options = _Options(mapping, owner, time_zone, local_as_utc, infer_roles, tuple(skip or ()), append)
 
     async def work(database: Database) -> int:
         code = 0

@@ -50,7 +50,7 @@ class Loader:
             await analyze(connection, "freya_migration.loaded")
             owners = await OWNERS.all(connection, origin=self._origin)
             foreign = await FOREIGN.all(connection, origin=self._origin)
-            if foreign:
+            if foreign and not self._settings.policy.append:
                 raise NotEmpty(", ".join(str(row["id"]) for row in foreign))
         for row in owners:
             async with self._target.transaction() as connection:

@@ -69,7 +69,8 @@ class Mapping(BaseModel):
 
 
 class Policy(BaseModel):
-    """What the documents do not say: `owner` of what names nobody, `zone` of times without one."""
+    """What the documents do not say: `owner` of what names nobody, `zone` of times without one; and whether a history
+    may come after what a user has said in Freya already."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -77,6 +78,7 @@ class Policy(BaseModel):
     infer_roles: bool = False
     zone: str | None = None
     local_as_utc: bool = False  # stored times are local ones of `zone` that were taken for UTC
+    append: bool = False
 
     def check(self) -> None:
         """Raises MappingError."""

@@ -116,7 +116,8 @@ class NotEmpty(Exception):
     """Users have messages of their own already: a history cannot be put in front of them."""
 
     def __init__(self, users: str) -> None:
-        super().__init__(f"has messages already, and a history cannot be put in front of them: user {users}")
+        how = "a history cannot be put in front of them; --append puts it after them"
+        super().__init__(f"has messages already: user {users}; {how}")
 
 
 @dataclass(slots=True)
@@ -137,7 +138,7 @@ class Messages:
         new = await NEW.one(self.connection, **self._place)
         changed = await CHANGED.all(self.connection, **self._place, user_id=self.owner.user_id)
         gone = [row["id"] for row in await GONE.all(self.connection, **self._place)]
-        if new["n"]:
+        if new["n"] and not self.settings.policy.append:
             await self._refuse_foreign()
         if changed or gone or new["between"]:
             await self._settle(changed, gone)

@@ -41,7 +41,20 @@ MENTIONS = Query("""
 SELECT m.seq, o.topics FROM freya_migration.outcomes o JOIN messages m ON m.user_id = :user_id AND m.id = o.id
 WHERE o.origin = :origin AND o.owner = :owner AND o.kind = 'message' AND cardinality(o.topics) > 0
 """)
+THERE = Query("SELECT id FROM topics WHERE user_id = :user_id")
+SEGMENTS = Query("""
+SELECT DISTINCT s.first_seq, s.topic_id FROM freya_migration.loaded l
+JOIN messages m ON m.user_id = l.user_id AND m.id = l.id
+JOIN segments s ON s.user_id = m.user_id AND s.first_seq = m.segment
+WHERE l.origin = :origin AND l.owner = :owner AND l.user_id = :user_id AND l.kind = 'message' ORDER BY s.first_seq
+""")
 # Of topics that no message names, when they were last used; else the time of what names them.
+RESET = Query("""
+UPDATE topics t SET first_at = n.at, last_at = n.at
+FROM unnest(cast(:ids AS uuid[]), cast(:moments AS timestamptz[])) AS n (id, at)
+WHERE t.user_id = :user_id AND t.id = n.id AND NOT EXISTS (
+    SELECT 1 FROM segments s WHERE s.user_id = t.user_id AND s.topic_id = t.id)
+""")
 TIMES = Query("""
 UPDATE topics t SET first_at = s.first_at, last_at = s.last_at FROM (
     SELECT topic_id, min(first_at) AS first_at, max(last_at) AS last_at FROM segments
@@ -63,22 +76,31 @@ class Topics:
         place = {"origin": self.owner.origin, "owner": self.owner.name}
         out = await self._take_out(await LOADED.all(self.connection, **place))
         names: dict[str, UUID] = {}
+        times: dict[UUID, datetime] = {}
         new = 0
         for row in await WANTED.all(self.connection, **place):
-            path, title = await self._topic(row)
-            names |= {_plain(path[-1]): row["id"], _plain(title): row["id"]}
+            name, topic = await self._topic(row)
+            names |= {_plain(name): row["id"], _plain(topic.title): row["id"]}
+            times |= {row["id"]: topic.last_at} if topic.last_at else {}
             new += row["is_new"]
         self.tally.added["topic"] += new - out
         if names and (new or messages_changed):
-            mentions = {row["seq"]: row["topics"] for row in await MENTIONS.all(
-                self.connection, **place, user_id=self.owner.user_id)}  # fmt: skip
-            firsts = await restoring.segments(self.connection, self.owner.user_id)
-            found = _of_segments(mentions, firsts, names)
-            there = await THERE.all(self.connection, user_id=self.owner.user_id, ids=list({*found.values()}))
-            known = {row["id"] for row in there}
-            assigned = {first: topic for first, topic in found.items() if topic in known}
-            await restoring.assign(self.connection, self.owner.user_id, assigned)
-            await TIMES.execute(self.connection, user_id=self.owner.user_id, ids=list(known))
+            await self._assign(names, times)
+
+    async def _assign(self, names: dict[str, UUID], times: dict[UUID, datetime]) -> None:
+        """Segments of imported messages belong to what these name; a topic's times are those of its segments."""
+        place = {"origin": self.owner.origin, "owner": self.owner.name, "user_id": self.owner.user_id}
+        rows = await SEGMENTS.all(self.connection, **place)
+        mentions = {row["seq"]: row["topics"] for row in await MENTIONS.all(self.connection, **place)}
+        found = _of_segments(mentions, [row["first_seq"] for row in rows], names)
+        known = {row["id"] for row in await THERE.all(self.connection, user_id=self.owner.user_id)}
+        ours = {None, *names.values()}
+        assigned = {row["first_seq"]: found.get(row["first_seq"]) for row in rows if row["topic_id"] in ours}
+        there = {first: topic if topic in known else None for first, topic in assigned.items()}
+        await restoring.assign(self.connection, self.owner.user_id, there)
+        ids = list(times)
+        await RESET.execute(self.connection, user_id=self.owner.user_id, ids=ids, moments=[times[i] for i in ids])
+        await TIMES.execute(self.connection, user_id=self.owner.user_id, ids=list({*names.values()}))
 
     async def _take_out(self, loaded: Sequence[Row]) -> int:
         """Takes out what is gone or comes in again; how many the latter are."""
@@ -98,8 +120,8 @@ class Topics:
         await unnote(self.connection, self.owner, out)
         return again
 
-    async def _topic(self, row: Row) -> tuple[Sequence[str], str]:
-        """Puts the topic in, if it is not there yet; its path and title."""
+    async def _topic(self, row: Row) -> tuple[str, MappedTopic]:
+        """Puts the topic in, if it is not there yet; its document's id, and what it says."""
         document = document_of(row["path"], row["body"])
         piece = piece_at(self.settings, document, row["place"])
         assert isinstance(piece.outcome, MappedTopic)
@@ -109,10 +131,7 @@ class Topics:
             await restoring.add_topics(self.connection, self.owner.user_id, [topic], source=source)
             noted = Note(row["id"], row["checksum"], row["digest"])
             await note(self.connection, self.owner, [noted], kind="topic")
-        return document.path if not piece.pointer else ("",), piece.outcome.title
-
-
-THERE = Query("SELECT id FROM topics WHERE user_id = :user_id AND id = ANY(cast(:ids AS uuid[]))")
+        return "" if piece.pointer else document.path[-1], piece.outcome
 
 
 def _of_segments(mentions: dict[int, Sequence[str]], firsts: Sequence[int], names: dict[str, UUID]) -> dict[int, UUID]:

@@ -45,7 +45,7 @@ UNDECIDED = Query("""
 SELECT count(*) FROM freya_migration.documents d WHERE d.origin = :origin AND NOT EXISTS (
     SELECT 1 FROM freya_migration.outcomes o WHERE o.origin = d.origin AND o.document = d.id)
 """)
-# What holds of every user's memory; each names what breaks it.
+# What holds of every user's memory; each names what breaks it. Seqs have gaps where the user has talked, or deleted.
 INVARIANTS = {
     "not_in_a_segment": Query("""
         SELECT 'messages ' || m.id || ' of user ' || m.user_id AS row
@@ -57,10 +57,11 @@ INVARIANTS = {
         SELECT 'messages of user ' || l.user_id AS row
         FROM freya_migration.loaded l JOIN messages m ON m.user_id = l.user_id AND m.id = l.id
         WHERE l.origin = :origin AND l.kind = 'message' GROUP BY l.user_id
-        HAVING max(m.seq) - min(m.seq) + 1 > (
-            SELECT count(*) FROM messages o WHERE o.user_id = l.user_id AND o.seq BETWEEN min(m.seq) AND max(m.seq))
-        AND count(*) = (SELECT count(*) FROM freya_migration.loaded a
-                        WHERE a.origin = :origin AND a.user_id = l.user_id AND a.kind = 'message')"""),
+        HAVING max(m.seq) - min(m.seq) + 1 > count(*) AND count(*) = ALL (ARRAY[
+            (SELECT count(*) FROM messages a WHERE a.user_id = l.user_id),
+            (SELECT count(*) FROM freya_migration.loaded a
+             WHERE a.origin = :origin AND a.user_id = l.user_id AND a.kind = 'message')])
+        AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.user_id = l.user_id)"""),
     "conversation_times": Query("""
         SELECT DISTINCT 'conversations ' || c.id || ' of user ' || c.user_id AS row
         FROM freya_migration.loaded l JOIN messages m ON m.user_id = l.user_id AND m.id = l.id

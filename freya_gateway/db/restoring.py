@@ -112,8 +112,8 @@ async def segments(connection: Connection, user_id: UUID) -> list[int]:
     return [row["first_seq"] for row in await SEGMENTS.all(connection, user_id=user_id)]
 
 
-async def assign(connection: Connection, user_id: UUID, topics: Mapping[int, UUID]) -> None:
-    """Puts segments, by their first seqs, into topics."""
+async def assign(connection: Connection, user_id: UUID, topics: Mapping[int, UUID | None]) -> None:
+    """Puts segments, by their first seqs, into topics, or into none."""
     await ASSIGN.execute(connection, user_id=user_id, firsts=list(topics), topics=list(topics.values()))
 
 

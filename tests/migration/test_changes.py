@@ -46,11 +46,11 @@ LATER = [
 async def say(database: Database, text: str = "Words of my own about a cello") -> UUID:
     """A message in Freya; the user."""
     async with database.transaction() as connection:
-        user: UUID = await connection.fetchval("SELECT id FROM users")
+        user: UUID = await connection.fetchval("SELECT id FROM users ORDER BY subject = 'owner' DESC")
         own = ImportedMessage(uuid4(), "user", text, 7, datetime.now(UTC), {})
         first, _ = await insert_history(connection, user, [ImportedConversation(uuid4(), None, [own], {})])
         await index_batch(connection, user, after=first - 1)
-        await connection.execute("UPDATE memory_work SET done_seq = $1", first)
+        await connection.execute("UPDATE memory_work SET done_seq = $1 WHERE user_id = $2", first, user)
     return user
 
 
