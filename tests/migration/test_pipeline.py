@@ -222,6 +222,12 @@ async def test_a_history_is_not_put_after_words_that_were_said_in_freya(bare: Da
     with pytest.raises(NotEmpty):
         await migrate(bare, Memory([*predecessor(), *KNOWN], fingerprint="2"))
     assert [row["text"] for row in await rows(bare)] == ["I came before the history"]
+    report = await migrate(bare, Memory([*predecessor(), *KNOWN], fingerprint="2"), append=True)
+    assert (report.added, report.faults) == ({"message": 8}, [])
+    found = await rows(bare)
+    assert [row["text"] for row in found][:2] == ["I came before the history", "line \ufffd 0"]
+    assert [row["seq"] for row in found] == list(range(1, 10))
+    assert all(row["segment"] for row in found)
 
 
 async def test_a_fact_that_was_altered_or_lost_is_named(bare: Database):
