@@ -56,11 +56,13 @@ FROM placed
 """)
 DROP = "DROP TABLE IF EXISTS wanted"  # of the user before, in a dry run
 INDEX = "CREATE INDEX ON wanted (n); CREATE INDEX ON wanted (id)"
-CHANGED = Query("""
-SELECT w.id, l.part <> w.conversation AS moved, m.seq FROM wanted w
+# Whether it belongs to another conversation. One without a name is called by its first message, whichever that is.
+MOVED = "l.part <> w.conversation AND (w.part IS NOT NULL OR l.part LIKE 'named %')"
+CHANGED = Query(f"""
+SELECT w.id, {MOVED} AS moved, m.seq FROM wanted w
 JOIN freya_migration.loaded l ON l.origin = :origin AND l.owner = :owner AND l.id = w.id
 LEFT JOIN messages m ON m.user_id = :user_id AND m.id = w.id
-WHERE (l.checksum, l.digest, l.role, l.part) IS DISTINCT FROM (w.checksum, w.digest, w.role, w.conversation)
+WHERE (l.checksum, l.digest, l.role) IS DISTINCT FROM (w.checksum, w.digest, w.role) OR {MOVED}
 ORDER BY w.n
 """)
 GONE = Query("""
@@ -77,7 +79,11 @@ DONE = Query("""
 DELETE FROM wanted w USING freya_migration.loaded l WHERE l.origin = :origin AND l.owner = :owner AND l.id = w.id
 """)
 NEXT = Query("SELECT * FROM wanted WHERE n > :after ORDER BY n LIMIT :piece")
-THESE = Query("SELECT * FROM wanted WHERE id = ANY(cast(:ids AS uuid[])) ORDER BY n")
+THESE = Query(f"""
+SELECT w.*, CASE WHEN {MOVED} THEN w.conversation ELSE l.part END AS held FROM wanted w
+JOIN freya_migration.loaded l ON l.origin = :origin AND l.owner = :owner AND l.id = w.id
+WHERE w.id = ANY(cast(:ids AS uuid[])) ORDER BY w.n
+""")
 DOCUMENTS = Query("""
 SELECT id, path, body FROM freya_migration.documents WHERE origin = :origin AND id = ANY(cast(:ids AS uuid[]))
 """)
@@ -173,35 +179,39 @@ class Messages:
             await self._rewrite([row["id"] for row in there if not row["moved"]])
         await drop_empty(self.connection, user_id)
         await unnote(self.connection, self.owner, [*gone, *out])
-        rows = await THESE.all(self.connection, ids=deleted)
-        await note(self.connection, self.owner, [_noted(row) for row in rows], kind="message")
+        rows = await THESE.all(self.connection, **self._place, ids=deleted)
+        await note(self.connection, self.owner, [_noted(row, row["held"]) for row in rows], kind="message")
 
     async def _rewrite(self, ids: Sequence[UUID]) -> None:
         """Changes messages in their place."""
         user_id = self.owner.user_id
-        for start in range(0, len(ids), PIECE):
-            rows = await THESE.all(self.connection, ids=ids[start : start + PIECE])
-            for message in await self._read(rows):
-                plain, exact = storable(message.text)
-                seq = await SEQ.value(self.connection, user_id=user_id, id=message.id)
-                await indexing.uncount(self.connection, user_id, seq)
-                await REWRITE.execute(
-                    self.connection,
-                    user_id=user_id,
-                    id=message.id,
-                    role=message.role,
-                    text=plain,
-                    exact=exact,
-                    folded=fold(plain),
-                    n_tokens=message.n_tokens,
-                    is_question="?" in plain,
-                    said_at=message.said_at,
-                    source=json.dumps(message.source),
-                )
-                await indexing.count(self.connection, user_id, after=seq - 1, until=seq)
-            await note(self.connection, self.owner, [_noted(row) for row in rows], kind="message")
+        rows: Sequence[Row] = await THESE.all(self.connection, **self._place, ids=list(ids))
+        while piece := _light(rows[:PIECE]):
+            for message in await self._read(piece):
+                await self._rewrite_one(message)
+            await note(self.connection, self.owner, [_noted(row, row["held"]) for row in piece], kind="message")
             for query in TIMES:
-                await query.execute(self.connection, user_id=user_id, ids=[row["id"] for row in rows])
+                await query.execute(self.connection, user_id=user_id, ids=[row["id"] for row in piece])
+            rows = rows[len(piece) :]
+
+    async def _rewrite_one(self, message: ImportedMessage) -> None:
+        user_id, (plain, exact) = self.owner.user_id, storable(message.text)
+        seq = await SEQ.value(self.connection, user_id=user_id, id=message.id)
+        await indexing.uncount(self.connection, user_id, seq)
+        await REWRITE.execute(
+            self.connection,
+            user_id=user_id,
+            id=message.id,
+            role=message.role,
+            text=plain,
+            exact=exact,
+            folded=fold(plain),
+            n_tokens=message.n_tokens,
+            is_question="?" in plain,
+            said_at=message.said_at,
+            source=json.dumps(message.source),
+        )
+        await indexing.count(self.connection, user_id, after=seq - 1, until=seq)
 
     async def _fill(self, wanted: int, tell: Tell) -> None:
         """Puts in what is not there yet."""
@@ -220,7 +230,7 @@ class Messages:
             began = began or first_seq
             grouped = {conversation.id: "done" for conversation in conversations}
             await restoring.mark_grouped(self.connection, user_id, grouped)
-            await note(self.connection, self.owner, [_noted(row) for row in rows], kind="message")
+            await note(self.connection, self.owner, [_noted(row, row["conversation"]) for row in rows], kind="message")
             done = rows[-1]["n"]
             if last >= counted * GROWN:
                 counted = last
@@ -272,8 +282,8 @@ class Messages:
         return ImportedMessage(row["id"], row["role"], mapped.text, count_tokens(mapped.text), mapped.said_at, source)
 
 
-def _noted(row: Row) -> Note:
-    return Note(row["id"], row["checksum"], row["digest"], part=row["conversation"], role=row["role"])
+def _noted(row: Row, conversation: str) -> Note:
+    return Note(row["id"], row["checksum"], row["digest"], part=conversation, role=row["role"])
 
 
 def _light(rows: Sequence[Row]) -> Sequence[Row]:

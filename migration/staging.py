@@ -3,6 +3,7 @@
 A page and its checkpoint commit together, so a killed run continues where it was. An advisory lock keeps others out.
 """
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -18,6 +19,7 @@ from migration.mapping import Settings
 from migration.values import decode, encode
 
 LOCK_KEY = 4_705_313
+TRIES, RETRY_SECONDS = 10, 0.2
 PIECE, PIECE_BYTES = 1000, 16 << 20  # rows, and bytes of their documents, at a time
 # `reading` counts how often a project was read; `compared` is the last one that came to its end before.
 TABLES = """
@@ -174,8 +176,10 @@ async def analyze(connection: Connection, table: str) -> None:
 
 async def hold(connection: Connection) -> None:
     """Keeps other runs out until the connection ends. Raises Held, saying who it is."""
-    if await TRY_LOCK.value(connection, key=LOCK_KEY):
-        return
+    for _ in range(TRIES):  # PostgreSQL takes a moment to see that a run has ended, or was killed
+        if await TRY_LOCK.value(connection, key=LOCK_KEY):
+            return
+        await asyncio.sleep(RETRY_SECONDS)
     row = await HOLDER.first(connection, key=LOCK_KEY)
     who = f"pid {row['pid']} ({row['application_name']}), since {row['backend_start']:%F %T}" if row else "just ended"
     raise Held(f"another run is under way: {who}")

@@ -13,7 +13,7 @@ from tests.migration.test_changes import say, verified
 ROUNDS = 4
 WORDS = ["canoe", "clay", "kiln", "sail", "boat", "bread", "soup", "lantern", "cello", "river"]
 MESSAGES = """
-SELECT u.subject, m.id, {} m.role, m.text, m.said_at, m.conversation_id, c.title FROM messages m
+SELECT u.subject, m.id, {} m.role, m.text, m.said_at FROM messages m
 JOIN users u ON u.id = m.user_id JOIN conversations c ON c.user_id = m.user_id AND c.id = m.conversation_id
 WHERE m.source ? 'imported' ORDER BY 1, 2
 """
@@ -84,9 +84,9 @@ class World:
 
 
 async def found(database: Database, *, exactly: bool) -> tuple[Any, ...]:
-    """What is there; `exactly`: with seqs, and topics' times and segments, which depend on them."""
+    """What is there; `exactly`: with seqs, conversations, and topics' times and segments, which depend on them."""
     return (
-        await rows(database, MESSAGES.format("m.seq," if exactly else "")),
+        await rows(database, MESSAGES.format("m.seq, m.conversation_id, c.title," if exactly else "")),
         await rows(database, FACTS),
         await rows(database, TOPICS.format(OF_SEGMENTS if exactly else "")),
     )

@@ -133,6 +133,26 @@ async def test_what_changed_after_words_in_freya_is_changed_in_its_place(bare: D
     )
 
 
+async def test_a_late_first_message_moves_no_other_after_words_in_freya(bare: Database):
+    talk = [
+        Document(("messages", f"m{n}"), {"role": "user", "text": f"line {n}", "timestamp": Timestamp(BEGAN + n * 60)})
+        for n in range(6)
+    ]
+    await migrate(bare, Memory(talk[1:5]))
+    before = await rows(bare)
+    await say(bare)
+    changed = Document(talk[2].path, {**talk[2].fields, "text": "changed"})
+    report = await migrate(bare, Memory([*talk[:2], changed, *talk[3:]], fingerprint="2"))
+    assert (report.added, report.changed, report.faults) == ({"message": 2}, {"message": 1}, [])
+    found = await rows(bare)
+    assert [row["text"] for row in found] == [
+        "line 1", "changed", "line 3", "line 4", "Words of my own about a cello", "line 0", "line 5",
+    ]  # fmt: skip
+    assert [row["conversation_id"] for row in found[:4]] == [row["conversation_id"] for row in before]
+    again = await migrate(bare, Memory([*talk[:2], changed, *talk[3:]], fingerprint="2"))
+    assert (again.added, again.changed, again.removed) == ({}, {}, {})
+
+
 async def test_only_what_a_mapping_changes_is_changed(bare: Database):
     odd = said(3, "odd one", role="narrator")
     documents = [*HISTORY[:3], odd, *HISTORY[4:], fact("a", 1, type="pets", value="Momo")]
